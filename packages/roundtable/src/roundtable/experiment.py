@@ -1,0 +1,170 @@
+"""The experiment file: what to run, complete and strict.
+
+One TOML file describes one run, and the same experiment with the same seed gives the same bits. Every field has a
+default but `name` and `task`; an unknown or contradictory one is refused with its path, what was found and what is
+allowed. docs/experiments.md explains each field to its users.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from blake3 import blake3
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from roundtable.errors import InvalidExperiment
+from roundtable.partitioners import Iid, Partitioner
+from roundtable.strategy import Strategy
+from roundtable.types import Digest, Seconds
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Clients(Section):
+    """K clients, of which a fraction C, at least one, is sampled each round."""
+
+    count: Annotated[int, Field(gt=0, le=100_000)] = 10
+    fraction: Fraction = 1.0
+    holdout: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # of each client's examples, kept from training
+
+
+class Threads(Section):
+    """TensorFlow's thread counts; more than one can change a CNN's bits."""
+
+    intra: Positive = 1
+    inter: Positive = 1
+
+
+class Training(Section):
+    """What a client does with the global weights. `batch_size = "full"` with one epoch is FedSGD's single step."""
+
+    epochs: Positive = 1
+    batch_size: Positive | Literal["full"] = 32
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    learning_rate: Annotated[float, Field(gt=0)] = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0  # sgd only
+    threads: Threads = Threads()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Training:
+        if self.optimizer == "adam" and self.momentum:
+            raise ValueError(f"momentum = {self.momentum} belongs to sgd; adam takes none: set momentum = 0")
+        return self
+
+
+class Rounds(Section):
+    """How many, and when one is closed. A round that misses its quorum is tried again with a new sample."""
+
+    count: Annotated[int, Field(gt=0, le=1_000_000)] = 20
+    deadline: Annotated[Seconds, Field(gt=0)] | None = None  # after the round's first order
+    quorum: Fraction = 1.0  # of the cohort
+    oversample: Annotated[float, Field(ge=0, le=4)] = 0.0  # ask this share more clients; close when the cohort's size is in
+    retries: Annotated[int, Field(ge=0, le=100)] = 2
+    wait_for_workers: Annotated[Seconds, Field(gt=0)] = 600.0  # then a run without eligible clients fails
+
+    @model_validator(mode="after")
+    def _fits(self) -> Rounds:
+        if self.quorum < 1 and self.deadline is None:
+            raise ValueError(f"quorum = {self.quorum} never applies without a deadline: set rounds.deadline or quorum = 1")
+        return self
+
+
+class Evaluation(Section):
+    """Centralized on the task's test set, in fixed shards; federated on the clients' held-out examples when asked."""
+
+    every: Positive = 1  # rounds; the last round is always evaluated
+    shards: Annotated[int, Field(gt=0, le=1000)] = 5
+    federated: bool = False
+
+
+class Stop(Section):
+    """End early: at a test accuracy, or when it has not improved for `patience` evaluations."""
+
+    accuracy: Fraction | None = None
+    patience: Positive | None = None
+
+
+class Keep(Section):
+    """What stays on disk after a round. `updates`: "none", "last:n" or "all"."""
+
+    checkpoint_every: Annotated[int, Field(ge=0)] = 0  # besides the latest and the best
+    updates: Annotated[str, Field(pattern=r"^(none|all|last:[1-9][0-9]*)$")] = "none"
+    durability: Literal["process", "power"] = "process"
+
+
+class Experiment(Section):
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,59}$")]
+    description: Annotated[str, Field(max_length=2000)] = ""
+    task: Annotated[str, Field(min_length=1, max_length=200)]  # a built-in name, or "my_task:MyTask"
+    task_options: dict[str, str | int | float | bool] = {}
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
+    wire: Literal["float32", "float16"] = "float32"
+    clients: Clients = Clients()
+    partition: Partitioner = Iid()
+    training: Training = Training()
+    strategy: Strategy = Strategy()
+    rounds: Rounds = Rounds()
+    evaluation: Evaluation = Evaluation()
+    stop: Stop = Stop()
+    keep: Keep = Keep()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Experiment:
+        if self.evaluation.federated and self.clients.holdout == 0:
+            raise ValueError("evaluation.federated = true needs examples to evaluate on: set clients.holdout above 0")
+        self.strategy.check(self.training)
+        return self
+
+    @property
+    def cohort_size(self) -> int:
+        """max(round(C·K), 1), as in McMahan et al. 2017."""
+        return max(round(self.clients.fraction * self.clients.count), 1)
+
+    @property
+    def digest(self) -> Digest:
+        """Identifies what is run: everything but the name and the description."""
+        body = self.model_dump(mode="json", exclude={"name", "description"})
+        return blake3(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def parse(body: dict[str, Any], source: str = "experiment") -> Experiment:
+    """Raises InvalidExperiment with one line a fault: path, what was found, what is allowed."""
+    try:
+        return Experiment.model_validate(body)
+    except ValidationError as error:
+        raise InvalidExperiment("\n".join(f"{source}: {line}" for line in faults(error))) from None
+
+
+def load(path: Path) -> Experiment:
+    """Read and check an experiment file. Raises InvalidExperiment."""
+    try:
+        body = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidExperiment(f"{path}: cannot be read ({error.strerror}); see experiments/ for examples") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidExperiment(f"{path}: is not TOML ({error})") from None
+    return parse(body, str(path))
+
+
+def faults(error: ValidationError) -> list[str]:
+    """One readable line for each fault that pydantic found."""
+    lines = []
+    for fault in error.errors(include_url=False):
+        where = ".".join(str(part) for part in fault["loc"]) or "(whole file)"
+        found = fault.get("input")
+        shown = "" if isinstance(found, dict) else f" (found {found!r})"
+        lines.append(f"{where}: {fault['msg']}{shown}")
+    return lines

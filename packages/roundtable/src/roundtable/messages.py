@@ -1,0 +1,262 @@
+"""Everything that crosses the wire as JSON, and the version of it.
+
+Weights travel as safetensors (see codec); this module is the control side. Requests refuse unknown fields;
+replies may grow. docs/protocol.md tells the same story for someone writing a worker in another language.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from roundtable.experiment import Experiment
+from roundtable.types import ClientId, Digest, OrderId, RunId, Seconds, WorkerId
+from roundtable.weights import ArraySpec, Manifest
+
+PROTOCOL: Final = 1
+POLL_SECONDS: Final = 10.0  # how long a poll waits when there is nothing to say
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Message(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+# --- joining ---------------------------------------------------------------------------------------------------
+
+
+class PinnedData(Message):
+    """What a node's own folder holds, counted on the node; the samples never leave it."""
+
+    examples: Annotated[int, Field(gt=0)]
+    labels: dict[str, Count]  # label → how many
+
+
+class Join(Message):
+    """A worker's introduction. The same `instance` (made when the process starts) gets the same worker id again."""
+
+    protocol: int
+    instance: Annotated[str, Field(pattern=r"^[0-9a-f]{16,64}$")]
+    host: Name
+    node: Name
+    arch: Name
+    cpus: Annotated[int, Field(gt=0)]
+    memory_bytes: Count
+    accelerator: str | None = None  # "GPU: NVIDIA …" or nothing
+    pinned: PinnedData | None = None
+
+
+class Joined(Message):
+    worker: WorkerId
+    session_token: str
+    lost_after: Seconds  # silent for longer than this, a worker is lost
+    poll_seconds: Seconds
+
+
+# --- orders ----------------------------------------------------------------------------------------------------
+
+
+class Order(Message):
+    """What a worker is asked to do. `round` counts from 1; 0 belongs to initialize and its evaluation.
+
+    `weights` is the content hash of the round's global message (groups `weights` and, with some strategies,
+    `broadcast`), `state` that of the client's own state.
+    """
+
+    id: OrderId
+    kind: Literal["initialize", "train", "evaluate", "stop"]
+    run: RunId
+    round: Count = 0
+    attempt: Annotated[int, Field(ge=1)] = 1
+    client: ClientId | None = None  # train; evaluate: this client's held-out examples
+    shard: Count | None = None  # evaluate: this shard of the task's test set
+    weights: Digest | None = None
+    state: Digest | None = None
+    task_hash: Digest | None = None  # nothing before the run is initialized
+    data_hash: Digest | None = None
+    head: Digest | None = None  # stop: the ledger's last entry
+
+
+class Plan(Message):
+    """What all orders of a run have in common; a worker fetches it once."""
+
+    run: RunId
+    experiment: Experiment
+    arrays: tuple[ArraySpec, ...] | None = None  # nothing before the run is initialized
+    pinned_clients: dict[str, ClientId] = {}  # node name → client
+
+    @property
+    def manifest(self) -> Manifest | None:
+        return None if self.arrays is None else Manifest(self.arrays)
+
+
+class Poll(Message):
+    """Which orders the worker holds: queued, running or being sent."""
+
+    holding: tuple[OrderId, ...] = ()
+    doing: str | None = None  # for the eye: "training client 3", "waiting"
+    cpu_seconds: float = 0.0  # of the process, since it started
+    memory_bytes: Count = 0  # resident
+
+
+class PollReply(Message):
+    """The difference between what the worker holds and what it should hold."""
+
+    give: tuple[Order, ...] = ()
+    cancel: tuple[OrderId, ...] = ()
+    head: Digest | None = None  # of the active run's ledger
+
+
+class Account(Message):
+    """What carrying out an order cost, told by the worker itself (metadata `account` of an update)."""
+
+    num_examples: Count
+    num_steps: Count
+    loss: float | None = None  # mean over the examples seen in the last local epoch
+    metrics: dict[str, float] = {}
+    cpu_seconds: float = 0.0  # of the training thread and TensorFlow's, for this order
+    waiting_seconds: float = 0.0  # from the order's arrival to its start
+    fetching_seconds: float = 0.0  # weights and state
+    training_seconds: float = 0.0
+    sending_seconds: float = 0.0  # of this worker's previous update: its own is not known yet
+    bytes_in: Count = 0  # since the previous account
+    bytes_out: Count = 0
+    peak_memory_bytes: Count = 0  # resident, since the process started
+
+
+class Initialized(Message):
+    """Metadata `initialized` of the reply to an initialize order; its body's group `weights` are the first weights."""
+
+    arrays: tuple[ArraySpec, ...]
+    task_hash: Digest
+    data_hash: Digest
+    train_examples: Count
+    test_examples: Count
+    metrics: tuple[str, ...]  # names that evaluations will report
+
+
+class UpdateReply(Message):
+    duplicate: bool = False  # the same content had been accepted before; nothing changed
+
+
+class Evaluated(Message):
+    """Sums over the shard's or the client's examples; they add up over shards and clients alike."""
+
+    num_examples: Count
+    sums: dict[str, float | list[float]]
+    seconds: float = 0.0
+
+
+class OrderResult(Message):
+    """The reply to an order that sends no arrays, or that could not be carried out."""
+
+    status: Literal["done", "refused", "failed"]
+    evaluated: Evaluated | None = None
+    problem: str | None = None  # the type URI of a refusal
+    detail: str | None = None
+
+
+# --- runs ------------------------------------------------------------------------------------------------------
+
+RunState = Literal["queued", "waiting", "initializing", "running", "paused", "finished", "failed", "stopped"]
+ENDED: Final[frozenset[str]] = frozenset({"finished", "failed", "stopped"})
+
+
+class CreateRun(Message):
+    experiment: Experiment
+    again: bool = False  # start anew even when the same experiment has a run
+    participants: tuple[tuple[ClientId, ...], ...] | None = None  # replay: who took part, round by round
+
+
+class WorkerAccount(Message):
+    """One worker's part in a round, summed over its clients."""
+
+    clients: tuple[ClientId, ...]
+    cpu_seconds: float
+    waiting_seconds: float
+    training_seconds: float
+    sending_seconds: float
+    bytes_in: int
+    bytes_out: int
+    peak_memory_bytes: int
+
+
+class RoundRecord(Message):
+    """One committed round. `accuracy` and `loss` are of the task's test set, after the round; absent until evaluated."""
+
+    round: int
+    attempt: int = 1
+    participants: tuple[ClientId, ...] = ()
+    late: int = 0  # asked, but cut by the deadline or by over-sampling
+    lost: int = 0  # orders issued again because their worker was lost or failed
+    accuracy: float | None = None
+    loss: float | None = None
+    metrics: dict[str, float] = {}
+    federated: dict[str, float] = {}  # the same metrics over the clients' held-out examples
+    train_loss: float | None = None
+    num_examples: int = 0
+    started: float = 0.0  # Unix seconds: the first order of the round issued
+    committed: float = 0.0
+    seconds: float = 0.0  # committed − started
+    phases: dict[str, float] = {}  # "clients": orders out to last update in; "aggregate": fold to commit
+    bytes_up: int = 0
+    bytes_down: int = 0
+    workers: dict[WorkerId, WorkerAccount] = {}
+    weights_hash: Digest = ""
+    entry_hash: Digest = ""
+
+
+class RunView(Message):
+    """A run as lists and the live view show it."""
+
+    id: RunId
+    name: str
+    state: RunState
+    reason: str | None = None  # why it waits, paused, stopped or failed
+    round: int = 0  # last committed
+    rounds: int  # asked for
+    cohort: tuple[ClientId, ...] = ()  # of the round under way
+    arrived: tuple[ClientId, ...] = ()  # whose updates of the round under way are in
+    accuracy: float | None = None  # last known
+    created: float
+    first_order: float | None = None  # Unix seconds: the first train order issued
+    ended: float | None = None
+    experiment_hash: Digest
+    head: Digest | None = None
+
+
+class RunDetail(RunView):
+    experiment: Experiment
+    history: tuple[RoundRecord, ...] = ()
+    best_round: int | None = None
+    environment: dict[str, str] = {}  # the aggregator's versions and machine
+
+
+class WorkerView(Message):
+    id: WorkerId
+    host: str
+    node: str
+    arch: str
+    cpus: int
+    accelerator: str | None
+    state: Literal["present", "lost", "left"]
+    doing: str | None
+    clients: tuple[ClientId, ...]  # placed on it in the active run
+    pinned: bool
+    seen_seconds_ago: float
+    memory_bytes: int
+    cpu_seconds: float
+
+
+class Event(Message):
+    """One server-sent event; `seq` is its id, so that a reader that comes back misses nothing."""
+
+    seq: int
+    kind: Literal["run", "round", "workers", "note"]
+    run: RunView | None = None
+    round: RoundRecord | None = None
+    workers: tuple[WorkerView, ...] | None = None
+    note: str | None = None

@@ -1,0 +1,37 @@
+"""The plain objective: the client's own loss, nothing added (McMahan et al. 2017, arXiv:1602.05629)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from roundtable.strategy.part import Part, T
+from roundtable.types import Float32, Float64
+
+if TYPE_CHECKING:
+    from roundtable.experiment import Training
+
+
+class Plain(Part):
+    name: Literal["plain"] = "plain"
+
+    @property
+    def controls(self) -> bool:
+        """Whether clients keep a state, and send and receive a broadcast, each shaped as the trainable weights."""
+        return False
+
+    def check(self, training: Training) -> None:
+        """Raises ValueError where this objective does not fit the local training."""
+
+    def gradient(self, gradient: T, weights: T, start: T, broadcast: T | None, state: T | None) -> T:  # noqa: ARG002
+        """The direction of one local step, for one trainable array; `start` are the round's global weights."""
+        return gradient
+
+    def finish(
+        self, start: Float32, end: Float32, num_steps: int, learning_rate: float, broadcast: Float32, state: Float32
+    ) -> tuple[Float32, Float32]:
+        """After the last local step, for one trainable array: (new client state, change of the broadcast)."""
+        raise NotImplementedError(f"{self.name} keeps no state")
+
+    def advance(self, broadcast: Float64, mean_change: Float64, cohort: int, clients: int) -> Float64:
+        """On the aggregator, block by block: the next broadcast from the uniform mean of the clients' changes."""
+        raise NotImplementedError(f"{self.name} has no broadcast")

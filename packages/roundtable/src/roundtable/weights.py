@@ -1,0 +1,86 @@
+"""What weights are: arrays in a fixed order, described by a manifest.
+
+Keras renames its variables from one model instance to the next and safetensors reorders what it stores, so
+arrays are identified by position: the manifest, made once by the run's initialize order, fixes name, shape, dtype
+and whether an array is trained, and every message of the run is read against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+import numpy as np
+
+from roundtable.errors import DtypeMismatch, ShapeMismatch
+from roundtable.types import Array
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array: `name` is local ("kernel"), `dtype` a numpy name ("float32"); `trainable` is false for batch statistics."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    trainable: bool = True
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The specs of a model's arrays, in order."""
+
+    arrays: tuple[ArraySpec, ...]
+
+    @cached_property
+    def nbytes(self) -> int:
+        return sum(spec.nbytes for spec in self.arrays)
+
+    @cached_property
+    def size(self) -> int:
+        """Number of parameters."""
+        return sum(spec.size for spec in self.arrays)
+
+    @cached_property
+    def trainable(self) -> Manifest:
+        """The trainable arrays only, in order."""
+        return Manifest(tuple(spec for spec in self.arrays if spec.trainable))
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Arrays that fit a manifest: one type for weights, updates, broadcasts and client states alike.
+
+    Raises ShapeMismatch or DtypeMismatch when built from arrays that do not fit.
+    """
+
+    manifest: Manifest
+    arrays: tuple[Array, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.arrays) != len(self.manifest.arrays):
+            raise ShapeMismatch(f"{len(self.arrays)} arrays where the manifest has {len(self.manifest.arrays)}")
+        for position, (spec, array) in enumerate(zip(self.manifest.arrays, self.arrays, strict=True)):
+            if tuple(array.shape) != spec.shape:
+                raise ShapeMismatch(f"array {position} ({spec.name}) has shape {tuple(array.shape)}, expected {spec.shape}")
+            if array.dtype != np.dtype(spec.dtype):
+                raise DtypeMismatch(f"array {position} ({spec.name}) has dtype {array.dtype}, expected {spec.dtype}")
+
+    @classmethod
+    def of(cls, manifest: Manifest, arrays: Sequence[Array]) -> Weights:
+        return cls(manifest, tuple(arrays))
+
+    @classmethod
+    def zeros(cls, manifest: Manifest) -> Weights:
+        return cls(manifest, tuple(np.zeros(spec.shape, spec.dtype) for spec in manifest.arrays))

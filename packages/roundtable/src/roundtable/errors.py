@@ -26,6 +26,7 @@ RoundtableError                 the root; str(error) is one line that names the 
 ├── StorageFull                 no space left where updates are spooled
 ├── CorruptStore                a database, checkpoint or ledger that contradicts itself
 ├── RunFailed                   a run that ended without its result, and why
+├── Unreachable                 nothing answers at an address, or what answers is not the other side (never on the wire)
 └── IllegalTransition           a bug: an event the state machine has no entry for
 
 `PROBLEMS` maps the tree onto HTTP: the one place where an error gets its status and its stable `type`.
@@ -111,6 +112,9 @@ class CorruptStore(RoundtableError): ...
 
 
 class RunFailed(RoundtableError): ...
+
+
+class Unreachable(RoundtableError): ...
 
 
 class IllegalTransition(RoundtableError): ...

@@ -1,0 +1,91 @@
+"""Every error as `application/problem+json` (RFC 9457), in one place, and the bound on JSON bodies."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from aggregator.logs import trouble
+from roundtable.errors import RoundtableError, problem_of
+
+MEDIA_TYPE: Final = "application/problem+json"
+JSON_LIMIT: Final = 2**20
+_TITLES: Final = {401: "Unauthorized", 404: "Not found", 405: "Method not allowed", 411: "Length required"}
+
+
+def problem(status: int, uri: str, detail: str, headers: dict[str, str] | None = None) -> Response:
+    body = {"type": uri, "title": uri.rpartition(":")[2].replace("-", " "), "status": status, "detail": detail}
+    return Response(json.dumps(body), status, headers, MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(Exception, _answer)
+    for kind in (RoundtableError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, _answer)
+
+
+def response_of(error: Exception) -> Response:
+    if isinstance(error, RoundtableError):
+        status, uri = problem_of(error)
+        if status >= 500:
+            trouble("request failed", error if uri.endswith(":error") else None, detail=str(error))
+        headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+        return problem(status, uri, str(error), headers)
+    if isinstance(error, RequestValidationError):
+        return problem(422, "urn:roundtable:invalid-input", "; ".join(map(_line, error.errors())))
+    if isinstance(error, HTTPException):
+        uri = {404: "urn:roundtable:unknown"}.get(error.status_code, "about:blank")
+        return problem(error.status_code, uri, str(error.detail), dict(error.headers or {}))
+    trouble("request failed", error)
+    return problem(500, "urn:roundtable:error", "a fault inside the aggregator; its log has the details")
+
+
+def _answer(_request: Request, error: Exception) -> Response:
+    return response_of(error)
+
+
+def _line(fault: dict[str, Any]) -> str:
+    where = ".".join(str(part) for part in fault["loc"] if part != "body") or "body"
+    found = fault.get("input")
+    shown = "" if isinstance(found, (dict, list)) else f" (found {found!r:.100})"
+    return f"{where}: {fault['msg']}{shown}"
+
+
+class BoundedJson:
+    """Middleware: no request body past JSON_LIMIT except PUTs, which bound their own.
+
+    A body that says it is too long is refused before it is read; one that lies is cut off while it is read.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self.app(scope, receive, send)
+            return
+        for name, value in scope["headers"]:
+            if name == b"content-length" and (not value.isdigit() or int(value) > JSON_LIMIT):
+                await _too_large()(scope, receive, send)
+                return
+        seen = 0
+
+        async def bounded() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > JSON_LIMIT:
+                raise HTTPException(413, f"JSON bodies are at most {JSON_LIMIT} bytes")
+            return message
+
+        await self.app(scope, bounded, send)
+
+
+def _too_large() -> Response:
+    return problem(413, "urn:roundtable:too-large", f"JSON bodies are at most {JSON_LIMIT} bytes", {"connection": "close"})

@@ -1,0 +1,56 @@
+"""How the service is set up: environment variables, overridden by command-line options; nothing secret in either.
+
+Each field's environment variable is its alias; tokens are in files (tokens.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from roundtable.errors import InvalidSetting
+from roundtable.experiment import faults
+from roundtable.messages import POLL_SECONDS
+from roundtable.types import Seconds
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+class ServiceSettings(BaseSettings):
+    model_config = SettingsConfigDict(frozen=True, populate_by_name=True, extra="ignore", env_ignore_empty=True)
+
+    host: str = Field("127.0.0.1", alias="AGGREGATOR_HOST")
+    port: int = Field(8080, ge=0, le=65535, alias="AGGREGATOR_PORT")  # 0: any free one
+    state_dir: Path = Field(Path("state"), alias="STATE_DIR")  # runs, database, tokens
+    spool_dir: Path | None = Field(None, alias="SPOOL_DIR")  # where updates land; by default inside each run's folder
+    join_token_file: Path | None = Field(None, alias="JOIN_TOKEN_FILE")  # default STATE_DIR/tokens/join
+    admin_token_file: Path | None = Field(None, alias="ADMIN_TOKEN_FILE")  # default STATE_DIR/tokens/admin
+    lost_after: Positive = Field(15.0, alias="LOST_AFTER")  # seconds of silence
+    poll_seconds: Positive = Field(POLL_SECONDS, le=60, alias="POLL_SECONDS")
+    upload_stall_seconds: Positive = Field(30.0, alias="UPLOAD_STALL_SECONDS")  # without a byte
+    upload_seconds: Positive = Field(3600.0, alias="UPLOAD_SECONDS")  # for the whole body
+    max_model_bytes: int = Field(4 * 2**30, gt=0, alias="MAX_MODEL_BYTES")  # of an initialize reply
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", alias="LOG_LEVEL")
+
+    @property
+    def join_token(self) -> Path:
+        return self.join_token_file or self.state_dir / "tokens" / "join"
+
+    @property
+    def admin_token(self) -> Path:
+        return self.admin_token_file or self.state_dir / "tokens" / "admin"
+
+    @property
+    def session_secret(self) -> Path:
+        return self.state_dir / "tokens" / "session"
+
+
+def load(**overrides: Any) -> ServiceSettings:
+    """From the environment; options that are None do not override. Raises InvalidSetting, one line."""
+    try:
+        return ServiceSettings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        raise InvalidSetting("; ".join(faults(error))) from None

@@ -1,0 +1,114 @@
+"""Who is in the lab: joining, being heard, going silent, coming back.
+
+The table is pure bookkeeping over the injected clock; `conductor` tells the round machine and the store what changed.
+A worker's id belongs to its instance id for good, over restarts of the aggregator too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from aggregator.clock import Clock
+from roundtable.errors import IncompatibleVersion, NotPossible, Unknown
+from roundtable.messages import PROTOCOL, Join, Poll
+from roundtable.types import Seconds, WorkerId
+
+State = Literal["present", "lost", "left"]
+
+
+@dataclass
+class Worker:
+    """One row: mutable, and changed by this module alone."""
+
+    id: WorkerId
+    join: Join
+    state: State
+    heard: Seconds  # on the clock's monotonic scale
+    polls: int = 0  # waiting just now
+    doing: str | None = None
+    cpu_seconds: float = 0.0
+    memory_bytes: int = 0
+
+    @property
+    def node(self) -> str:
+        return self.join.node
+
+    @property
+    def pinned(self) -> bool:
+        return self.join.pinned is not None
+
+
+def check_version(protocol: object) -> None:
+    """Before anything else of a join is looked at: another version may look quite different. Raises IncompatibleVersion."""
+    if protocol == PROTOCOL:
+        return
+    remedy = "update the worker" if isinstance(protocol, int) and protocol < PROTOCOL else "update the aggregator"
+    raise IncompatibleVersion(
+        f"the worker speaks protocol version {protocol!r}, this aggregator version {PROTOCOL}: {remedy} so that both are the same"
+    )
+
+
+@dataclass
+class Workers:
+    clock: Clock
+    lost_after: Seconds
+    rows: dict[WorkerId, Worker] = field(default_factory=dict)
+    instances: dict[str, WorkerId] = field(default_factory=dict)
+
+    def remember(self, worker: WorkerId, join: Join, state: State) -> None:
+        """Of a worker known from before a restart; one that was present is taken as heard just now."""
+        self.rows[worker] = Worker(worker, join, state, self.clock.monotonic())
+        self.instances[join.instance] = worker
+
+    def admit(self, join: Join) -> Worker:
+        """The row of a worker that introduces itself, the same one for the same instance. Raises NotPossible."""
+        if join.pinned is not None:
+            self._check_node_is_free(join)
+        known = self.instances.get(join.instance)
+        if known is None:
+            known = f"w{len(self.rows) + 1}"
+            self.instances[join.instance] = known
+            self.rows[known] = Worker(known, join, "left", self.clock.monotonic())
+        row = self.rows[known]
+        row.join = join
+        return row
+
+    def __getitem__(self, worker: WorkerId) -> Worker:
+        try:
+            return self.rows[worker]
+        except KeyError:
+            raise Unknown(f"worker {worker} is not known here: join again") from None
+
+    def hear(self, worker: Worker, poll: Poll) -> bool:
+        """A poll has come in. True where something that the eye sees has changed."""
+        changed = worker.doing != poll.doing
+        worker.heard = self.clock.monotonic()
+        worker.doing = poll.doing
+        worker.cpu_seconds = poll.cpu_seconds
+        worker.memory_bytes = poll.memory_bytes
+        return changed
+
+    @property
+    def present(self) -> list[Worker]:
+        return [row for row in self.rows.values() if row.state == "present"]
+
+    def silent(self) -> list[Worker]:
+        """Those whose silence has lasted `lost_after`; a poll that waits is not silence."""
+        limit = self.clock.monotonic() - self.lost_after
+        return [row for row in self.present if not row.polls and row.heard <= limit]
+
+    def next_check(self) -> Seconds | None:
+        """When the next worker could have been silent for too long."""
+        now = self.clock.monotonic()
+        times = [(now if row.polls else row.heard) + self.lost_after for row in self.present]
+        return min(times, default=None)
+
+    def _check_node_is_free(self, join: Join) -> None:
+        for row in self.present:
+            if row.pinned and row.node == join.node and row.join.instance != join.instance:
+                ago = self.clock.monotonic() - row.heard
+                raise NotPossible(
+                    f"node name {join.node} is taken by worker {row.id} on {row.join.host}, heard {ago:.0f} s ago: "
+                    f"give this node another name, or stop that worker (a dead one is let go after {self.lost_after:g} s)"
+                )

@@ -71,14 +71,18 @@ class Rounds(Section):
     count: Annotated[int, Field(gt=0, le=1_000_000)] = 20
     deadline: Annotated[Seconds, Field(gt=0)] | None = None  # after the round's first order
     quorum: Fraction = 1.0  # of the cohort
-    oversample: Annotated[float, Field(ge=0, le=4)] = 0.0  # ask this share more clients; close when the cohort's size is in
+    oversample: Annotated[float, Field(ge=0, le=4)] = (
+        0.0  # ask this share more clients; close when the cohort's size is in
+    )
     retries: Annotated[int, Field(ge=0, le=100)] = 2
     wait_for_workers: Annotated[Seconds, Field(gt=0)] = 600.0  # then a run without eligible clients fails
 
     @model_validator(mode="after")
     def _fits(self) -> Rounds:
         if self.quorum < 1 and self.deadline is None:
-            raise ValueError(f"quorum = {self.quorum} never applies without a deadline: set rounds.deadline or quorum = 1")
+            raise ValueError(
+                f"quorum = {self.quorum} never applies without a deadline: set rounds.deadline or quorum = 1"
+            )
         return self
 
 
@@ -124,7 +128,9 @@ class Experiment(Section):
     @model_validator(mode="after")
     def _fits(self) -> Experiment:
         if self.evaluation.federated and self.clients.holdout == 0:
-            raise ValueError("evaluation.federated = true needs examples to evaluate on: set clients.holdout above 0")
+            raise ValueError(
+                "evaluation.federated = true needs examples to evaluate on: set clients.holdout above 0"
+            )
         self.strategy.check(self.training)
         return self
 
@@ -153,7 +159,9 @@ def load(path: Path) -> Experiment:
     try:
         body = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InvalidExperiment(f"{path}: cannot be read ({error.strerror}); see experiments/ for examples") from None
+        raise InvalidExperiment(
+            f"{path}: cannot be read ({error.strerror}); see experiments/ for examples"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidExperiment(f"{path}: is not TOML ({error})") from None
     return parse(body, str(path))

@@ -28,7 +28,9 @@ class Iid(_Partitioner):
     kind: Literal["iid"] = "iid"
 
     def split(self, labels: Array, clients: int, seed: int) -> list[Int64]:
-        order = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, 0x11D]))).permutation(len(labels))
+        order = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, 0x11D]))).permutation(
+            len(labels)
+        )
         return [np.sort(part).astype(np.int64) for part in np.array_split(order, clients)]
 
 

@@ -37,7 +37,13 @@ class ControlVariates(Plain):
         return gradient + (broadcast - state)
 
     def finish(
-        self, start: Float32, end: Float32, num_steps: int, learning_rate: float, broadcast: Float32, state: Float32
+        self,
+        start: Float32,
+        end: Float32,
+        num_steps: int,
+        learning_rate: float,
+        broadcast: Float32,
+        state: Float32,
     ) -> tuple[Float32, Float32]:
         """Option II (line 12): cᵢ⁺ = cᵢ − c + (x − y)/(K·η); the change sent is cᵢ⁺ − cᵢ."""
         after = state - broadcast + (start - end) / np.float32(num_steps * learning_rate)

@@ -19,7 +19,7 @@ class WeightedMean(Part):
     def coefficients(self, shares: Sequence[Share]) -> Float64:
         """One coefficient an update, in client order: [updates]."""
         examples = np.array([share.num_examples for share in shares], np.float64)
-        return examples / examples.sum()
+        return np.asarray(examples / examples.sum(), np.float64)
 
     def combine(self, blocks: Sequence[Float32], coefficients: Float64) -> Float64:
         """One flat block of every update, in client order → the same block of the result: [block]."""

@@ -27,7 +27,13 @@ class Plain(Part):
         return gradient
 
     def finish(
-        self, start: Float32, end: Float32, num_steps: int, learning_rate: float, broadcast: Float32, state: Float32
+        self,
+        start: Float32,
+        end: Float32,
+        num_steps: int,
+        learning_rate: float,
+        broadcast: Float32,
+        state: Float32,
     ) -> tuple[Float32, Float32]:
         """After the last local step, for one trainable array: (new client state, change of the broadcast)."""
         raise NotImplementedError(f"{self.name} keeps no state")

@@ -23,7 +23,9 @@ class ServerSGD(Part):
         """Names of the state's arrays, each as large as the trainable weights, zero at first."""
         return ("velocity",) if self.momentum else ()
 
-    def apply(self, slots: Slots, weights: Float64, update: Float64, round_number: int) -> tuple[Slots, Float64]:  # noqa: ARG002
+    def apply(
+        self, slots: Slots, weights: Float64, update: Float64, round_number: int
+    ) -> tuple[Slots, Float64]:  # noqa: ARG002
         """One flat block: v ← βv + Δ; w ← w + ηv."""
         if not self.momentum:
             return {}, weights + self.learning_rate * update

@@ -1,0 +1,293 @@
+"""Groups of weights as safetensors bytes and back, and the content hash that identifies them.
+
+A message holds named groups of arrays: `weights`, `broadcast`, `update`, `state`, or a server optimizer's slot.
+A tensor is called `{group}/{position:04d}/{name}`; its data are little-endian. Writing joins nothing: it
+hands out the header and views of the arrays. Reading copies nothing where it can: arrays are read-only views.
+
+The content hash is BLAKE3 over one line for each array, all lines first, groups in alphabetical order and
+arrays in manifest order,
+
+    {group}/{position:04d}/{name} {F32|F16|I64|…} {d0xd1x…|scalar} {trainable|fixed}\\n
+
+and then the raw data of all arrays in the same order, as on the wire. It never covers file bytes, so writers
+in any language and any file order agree on it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+import numpy as np
+from blake3 import blake3
+from pydantic import TypeAdapter, ValidationError
+
+from roundtable.errors import DtypeMismatch, InvalidPayload, NotFinite, ShapeMismatch, TooLarge, Truncated
+from roundtable.layout import (
+    CODES,
+    DTYPES,
+    HEADER_LIMIT,
+    PREFIX,
+    Buffer,
+    Entry,
+    Header,
+    pack_header,
+    read_header,
+    read_metadata,
+    shown,
+)
+from roundtable.types import Array, Digest
+from roundtable.weights import ArraySpec, Manifest, Weights
+
+__all__ = [
+    "GROUPS",
+    "METADATA_LIMIT",
+    "Buffer",
+    "Decoded",
+    "Encoded",
+    "Groups",
+    "Wire",
+    "as_decoded",
+    "content_hash",
+    "decode",
+    "decode_initial",
+    "encode",
+    "read_metadata",
+    "size_limit",
+]
+
+Groups: TypeAlias = Mapping[str, Weights]
+Wire: TypeAlias = Literal["float32", "float16"]
+
+GROUPS: Final = ("weights", "broadcast", "update", "state")  # besides these: names of server-optimizer slots
+METADATA_LIMIT: Final = 64 << 10  # bytes of an update's metadata; generous: an account takes about 1 kB
+FLOAT16_OVERFLOWS: Final = 65520.0  # the smallest magnitude that float16 rounds to infinity
+BLOCK: Final = 1 << 16  # elements looked at together: 256 kB of float32 stay in a core's cache
+
+_GROUP_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+_ARRAYS = TypeAdapter(tuple[ArraySpec, ...])
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What goes on the wire: the safetensors header, then each array's bytes, in the hash's order."""
+
+    buffers: tuple[memoryview | bytes, ...]
+    nbytes: int
+    digest: Digest
+    overflowed: int  # float16: arrays sent as float32 instead
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Read-only views into the buffer (copies only where float16 became float32, or data lay unaligned)."""
+
+    groups: dict[str, Weights]
+    metadata: dict[str, str]
+    digest: Digest
+
+
+def encode(groups: Groups, metadata: Mapping[str, str] = {}, wire: Wire = "float32") -> Encoded:
+    """The message holding `groups`. wire = "float16" rounds each float32 array unless it would overflow.
+
+    The buffers are views of the arrays where these are contiguous: do not change them before they are sent.
+    """
+    sent = [(name, spec, _on_wire(array, wire)) for name, spec, array in _arrays(groups)]
+    overflowed = sum(
+        wire == "float16" and spec.dtype == "float32" == array.dtype.name for _, spec, array in sent
+    )
+    header = pack_header([(name, CODES[array.dtype.name], array.shape) for name, _, array in sent], metadata)
+    data = [_bytes_of(array) for _, _, array in sent]
+    lines = "".join(_line(name, CODES[array.dtype.name], spec) for name, spec, array in sent)
+    return Encoded(
+        (header, *data), len(header) + sum(len(piece) for piece in data), _digest(lines, data), overflowed
+    )
+
+
+def as_decoded(weights: Weights, wire: Wire) -> Weights:
+    """`weights` as their reader will see them: after float16 and back, where the wire is float16."""
+    if wire == "float32":
+        return weights
+    arrays = (
+        _on_wire(array, wire).astype(spec.dtype, copy=False)
+        for spec, array in zip(weights.manifest.arrays, weights.arrays, strict=True)
+    )
+    return Weights(weights.manifest, tuple(arrays))
+
+
+def content_hash(groups: Groups) -> Digest:
+    """The hash of `groups` as they are, which is that of their float32 message."""
+    arrays = list(_arrays(groups))
+    lines = "".join(_line(name, CODES[array.dtype.name], spec) for name, spec, array in arrays)
+    return _digest(lines, [_bytes_of(array) for _, _, array in arrays])
+
+
+def size_limit(expected: Mapping[str, Manifest]) -> int:
+    """No honest message of these groups is longer than this, in bytes, header included."""
+    return PREFIX + _header_limit(expected) + sum(manifest.nbytes for manifest in expected.values())
+
+
+def decode(
+    buffer: Buffer, expected: Mapping[str, Manifest], *, wire: Wire = "float32", finite: bool = True
+) -> Decoded:
+    """The message in `buffer`, which must hold exactly the `expected` groups, in any file order.
+
+    With wire = "float16", float32 arrays may come as either and are float32 in the result. The arrays keep
+    `buffer` alive (a memory map cannot be closed while one exists).
+    Raises Truncated, TooLarge, ShapeMismatch, DtypeMismatch, NotFinite (where `finite`), InvalidPayload.
+    """
+    if len(buffer) > (limit := size_limit(expected)):
+        raise TooLarge(f"the message has {len(buffer)} bytes, at most {limit} are allowed for these groups")
+    return _decoded(buffer, read_header(buffer, _header_limit(expected)), expected, wire, finite)
+
+
+def decode_initial(buffer: Buffer) -> Decoded:
+    """The reply to an initialize order: group `weights`; its manifest is in the metadata `initialized`.
+
+    Its length is for the caller to bound. Raises as `decode` does.
+    """
+    header = read_header(buffer)
+    try:
+        body = json.loads(header.metadata["initialized"])
+        manifest = Manifest(_ARRAYS.validate_python(body["arrays"]))
+    except KeyError as error:
+        raise InvalidPayload(
+            f"the first weights come without {error}: send it in the metadata `initialized`"
+        ) from None
+    except (
+        ValidationError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as error:  # DtypeMismatch and the like pass
+        raise InvalidPayload(f"metadata `initialized` cannot be read: {shown(str(error))}") from None
+    return _decoded(buffer, header, {"weights": manifest}, "float32", True)
+
+
+def _decoded(
+    buffer: Buffer, header: Header, expected: Mapping[str, Manifest], wire: Wire, finite: bool
+) -> Decoded:
+    names = [name for name, _, _ in _specs(expected)]
+    if unknown := header.entries.keys() - set(names):
+        raise ShapeMismatch(f"array {shown(min(unknown))} is not asked for: {_count(names)} expected")
+    if missing := [name for name in names if name not in header.entries]:
+        raise ShapeMismatch(f"array {shown(missing[0])} is missing: {_count(names)} expected")
+    for name, _, spec in _specs(expected):
+        _check_fits(name, header.entries[name], spec, wire)
+    raw = np.frombuffer(buffer, np.uint8)
+    if (length := len(raw) - header.start) < header.size:
+        raise Truncated(f"the message holds {length} of {header.size} bytes of data: send it again, whole")
+    if length > header.size:
+        raise TooLarge(f"the message holds {length - header.size} bytes after its last array: send none")
+
+    hasher = blake3(
+        "".join(_line(name, header.entries[name].code, spec) for name, _, spec in _specs(expected)).encode()
+    )
+    arrays: dict[str, list[Array]] = {group: [] for group in expected}
+    for name, group, spec in _specs(expected):
+        entry = header.entries[name]
+        piece = raw[header.start + entry.begin : header.start + entry.end]
+        hasher.update(piece.data)
+        array = _array(piece, entry, spec)
+        if finite and not _is_finite(array):
+            raise NotFinite(
+                f"array {name} holds NaN or infinity: the training diverged; lower the learning rate"
+            )
+        if entry.code == "BOOL" and piece.size and piece.max() > 1:
+            raise InvalidPayload(f"array {name} holds bytes other than 0 and 1 for BOOL")
+        arrays[group].append(array)
+    groups = {group: Weights(manifest, tuple(arrays[group])) for group, manifest in expected.items()}
+    return Decoded(groups, header.metadata, hasher.hexdigest())
+
+
+def _check_fits(name: str, entry: Entry, spec: ArraySpec, wire: Wire) -> None:
+    if entry.shape != spec.shape:
+        raise ShapeMismatch(f"array {name} has shape {shown(list(entry.shape))}, expected {list(spec.shape)}")
+    allowed = [CODES[spec.dtype]]
+    if wire == "float16" and spec.dtype == "float32":
+        allowed.append("F16")
+    if entry.code not in allowed:
+        raise DtypeMismatch(f"array {name} has dtype {entry.code}, expected {' or '.join(allowed)}")
+
+
+def _array(piece: Array, entry: Entry, spec: ArraySpec) -> Array:
+    """The bytes as a read-only array of the spec's dtype and shape."""
+    array: Array = piece.view(np.dtype(DTYPES[entry.code]).newbyteorder("<")).reshape(entry.shape)
+    if not array.flags.aligned:
+        array = array.copy()  # after float16 arrays of odd length; C code may rely on alignment
+    array = array.astype(spec.dtype, copy=False)
+    array.flags.writeable = False
+    return array
+
+
+def _arrays(groups: Groups) -> Iterator[tuple[str, ArraySpec, Array]]:
+    """(tensor name, spec, array) in the hash's order."""
+    for name, group, position, spec in _positions(
+        {group: weights.manifest for group, weights in groups.items()}
+    ):
+        yield name, spec, groups[group].arrays[position]
+
+
+def _specs(expected: Mapping[str, Manifest]) -> Iterator[tuple[str, str, ArraySpec]]:
+    """(tensor name, group, spec) in the hash's order."""
+    for name, group, _, spec in _positions(expected):
+        yield name, group, spec
+
+
+def _positions(expected: Mapping[str, Manifest]) -> Iterator[tuple[str, str, int, ArraySpec]]:
+    for group in sorted(expected):
+        if not _GROUP_NAME.fullmatch(group):
+            raise ValueError(f"a group cannot be called {group!r}")
+        for position, spec in enumerate(expected[group].arrays):
+            yield f"{group}/{position:04d}/{spec.name}", group, position, spec
+
+
+def _line(name: str, code: str, spec: ArraySpec) -> str:
+    shape = "x".join(map(str, spec.shape)) or "scalar"
+    return f"{name} {code} {shape} {'trainable' if spec.trainable else 'fixed'}\n"
+
+
+def _digest(lines: str, data: list[memoryview]) -> Digest:
+    hasher = blake3(lines.encode())
+    for piece in data:
+        hasher.update(piece)
+    return hasher.hexdigest()
+
+
+def _bytes_of(array: Array) -> memoryview:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def _on_wire(array: Array, wire: Wire) -> Array:
+    if wire == "float16" and array.dtype == np.float32 and not _overflows(array):
+        return array.astype(np.float16)
+    return array
+
+
+def _blocks(array: Array) -> Iterator[Array]:
+    flat = array.reshape(-1)
+    return (flat[start : start + BLOCK] for start in range(0, flat.size, BLOCK))
+
+
+def _overflows(array: Array) -> bool:
+    """Whether float16 would round a value to infinity. (NaN stays NaN in either.)"""
+    return any(bool((np.abs(block) >= FLOAT16_OVERFLOWS).any()) for block in _blocks(array))
+
+
+def _is_finite(array: Array) -> bool:
+    return array.dtype.kind != "f" or all(bool(np.isfinite(block).all()) for block in _blocks(array))
+
+
+def _header_limit(expected: Mapping[str, Manifest]) -> int:
+    """Bytes: names escaped as \\uXXXX pairs, and room for every other writer's spacing."""
+    arrays = (256 + 12 * len(name) + 24 * len(spec.shape) for name, _, spec in _specs(expected))
+    return min(METADATA_LIMIT + sum(arrays), HEADER_LIMIT)
+
+
+def _count(names: list[str]) -> str:
+    return f"{len(names)} array{'' if len(names) == 1 else 's'}" + (
+        f", {names[0]} … {names[-1]}," if names else ""
+    )

@@ -1,6 +1,6 @@
 """Groups of weights as safetensors bytes and back, and the content hash that identifies them.
 
-A message holds named groups of arrays: `weights`, `broadcast`, `update`, `state`, or a server optimizer's slot.
+A message holds named groups of arrays: `weights`, `broadcast`, `update`, `state`, a server optimizer's slots.
 A tensor is called `{group}/{position:04d}/{name}`; its data are little-endian. Writing joins nothing: it
 hands out the header and views of the arrays. Reading copies nothing where it can: arrays are read-only views.
 

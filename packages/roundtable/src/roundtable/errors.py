@@ -1,6 +1,6 @@
 """Every error this project raises on purpose, in one tree.
 
-RoundtableError                 the root; str(error) is one line that names the field, the value and the remedy
+RoundtableError                 the root; str(error) is a line that names the field, the value and the remedy
 ├── InvalidInput                the user's or the peer's mistake, fixed by changing what was sent
 │   ├── InvalidExperiment       an experiment file or body that cannot be run
 │   ├── InvalidTask             a task that cannot be found, loaded or used
@@ -26,7 +26,7 @@ RoundtableError                 the root; str(error) is one line that names the 
 ├── StorageFull                 no space left where updates are spooled
 ├── CorruptStore                a database, checkpoint or ledger that contradicts itself
 ├── RunFailed                   a run that ended without its result, and why
-├── Unreachable                 nothing answers at an address, or what answers is not the other side (never on the wire)
+├── Unreachable                 nothing answers at an address, or a stranger does (never on the wire)
 └── IllegalTransition           a bug: an event the state machine has no entry for
 
 `PROBLEMS` maps the tree onto HTTP: the one place where an error gets its status and its stable `type`.

@@ -1,8 +1,8 @@
 """The experiment file: what to run, complete and strict.
 
-One TOML file describes one run, and the same experiment with the same seed gives the same bits. Every field has a
-default but `name` and `task`; an unknown or contradictory one is refused with its path, what was found and what is
-allowed. docs/experiments.md explains each field to its users.
+One TOML file describes one run, and the same experiment with the same seed gives the same bits. Every field
+has a default but `name` and `task`; an unknown or contradictory one is refused with its path, what was found
+and what is allowed. docs/experiments.md explains each field to its users.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Threads(Section):
 
 
 class Training(Section):
-    """What a client does with the global weights. `batch_size = "full"` with one epoch is FedSGD's single step."""
+    """What a client does with the global weights. `batch_size = "full"` and one epoch make FedSGD's step."""
 
     epochs: Positive = 1
     batch_size: Positive | Literal["full"] = 32
@@ -87,7 +87,7 @@ class Rounds(Section):
 
 
 class Evaluation(Section):
-    """Centralized on the task's test set, in fixed shards; federated on the clients' held-out examples when asked."""
+    """Centralized on the task's test set, in fixed shards; federated on the clients' held-out examples."""
 
     every: Positive = 1  # rounds; the last round is always evaluated
     shards: Annotated[int, Field(gt=0, le=1000)] = 5

@@ -1,7 +1,7 @@
 """How a data set is spread over clients: seeded, pure functions of (labels, client count, seed).
 
-Each partitioner is the `[partition]` table of an experiment. `split` returns, for each client, the sorted int64
-indices of its training examples; label-blind partitioners look only at the number of labels.
+Each partitioner is the `[partition]` table of an experiment. `split` returns, for each client, the sorted
+int64 indices of its training examples; label-blind partitioners look only at the number of labels.
 """
 
 from __future__ import annotations

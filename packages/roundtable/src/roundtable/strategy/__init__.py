@@ -5,9 +5,9 @@
     aggregation  (accounts) → coefficients, and how blocks of updates become one
     server       the server optimizer: (state, weights, aggregated update) → (state, weights)
 
-FedAvg is the default of each. A new part is one new file here and one line in a union below. Parts work on anything
-with numpy's arithmetic, so the same objective runs inside TensorFlow's graph and in a numpy test; aggregation and
-server work on flat blocks, so that a fold never holds a second model in memory.
+FedAvg is the default of each. A new part is one new file here and one line in a union below. Parts work on
+anything with numpy's arithmetic, so the same objective runs inside TensorFlow's graph and in a numpy test;
+aggregation and server work on flat blocks, so that a fold never holds a second model in memory.
 """
 
 from __future__ import annotations

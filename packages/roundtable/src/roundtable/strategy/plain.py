@@ -16,14 +16,14 @@ class Plain(Part):
 
     @property
     def controls(self) -> bool:
-        """Whether clients keep a state, and send and receive a broadcast, each shaped as the trainable weights."""
+        """Whether clients keep a state and get a broadcast, each shaped as the trainable weights."""
         return False
 
     def check(self, training: Training) -> None:
         """Raises ValueError where this objective does not fit the local training."""
 
     def gradient(self, gradient: T, weights: T, start: T, broadcast: T | None, state: T | None) -> T:  # noqa: ARG002
-        """The direction of one local step, for one trainable array; `start` are the round's global weights."""
+        """One local step's direction, for one trainable array; `start` are the round's global weights."""
         return gradient
 
     def finish(
@@ -39,5 +39,5 @@ class Plain(Part):
         raise NotImplementedError(f"{self.name} keeps no state")
 
     def advance(self, broadcast: Float64, mean_change: Float64, cohort: int, clients: int) -> Float64:
-        """On the aggregator, block by block: the next broadcast from the uniform mean of the clients' changes."""
+        """On the aggregator, by blocks: the next broadcast from the uniform mean of the clients' changes."""
         raise NotImplementedError(f"{self.name} has no broadcast")

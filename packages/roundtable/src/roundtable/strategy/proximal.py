@@ -1,4 +1,4 @@
-"""FedProx's objective: a pull of strength mu towards the global weights (Li et al. 2020, arXiv:1812.06127)."""
+"""FedProx's objective: a pull of mu towards the global weights (Li et al. 2020, arXiv:1812.06127)."""
 
 from __future__ import annotations
 

@@ -24,8 +24,12 @@ class ServerSGD(Part):
         return ("velocity",) if self.momentum else ()
 
     def apply(
-        self, slots: Slots, weights: Float64, update: Float64, round_number: int
-    ) -> tuple[Slots, Float64]:  # noqa: ARG002
+        self,
+        slots: Slots,
+        weights: Float64,
+        update: Float64,
+        round_number: int,  # noqa: ARG002 (from 1; for optimizers that correct their bias)
+    ) -> tuple[Slots, Float64]:
         """One flat block: v ← βv + Δ; w ← w + ηv."""
         if not self.momentum:
             return {}, weights + self.learning_rate * update

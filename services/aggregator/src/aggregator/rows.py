@@ -1,0 +1,130 @@
+"""What the store gives and takes: frozen values, one for each kind of row."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from roundtable.experiment import Experiment
+from roundtable.messages import Account, Evaluated, Initialized, Join, RoundRecord, RunState
+from roundtable.types import ClientId, Digest, RunId, Seconds, WorkerId
+
+
+@dataclass(frozen=True)
+class RunRow:
+    id: RunId
+    experiment: Experiment
+    experiment_hash: Digest
+    participants: tuple[tuple[ClientId, ...], ...] | None  # replay
+    created: Seconds
+    state: RunState
+    reason: str | None
+    first_order: Seconds | None
+    ended: Seconds | None
+    initial: Digest | None  # the first weights, once accepted
+    initialized: Initialized | None  # with `initial`
+    pinned: dict[str, ClientId]  # node → client
+    environment: dict[str, str]
+
+
+@dataclass(frozen=True)
+class OpenRound:
+    """The round under way: begun, neither committed nor discarded."""
+
+    round: int
+    trial: int
+    cohort: tuple[ClientId, ...]
+    started: Seconds
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """An update that counts: checked, in the spool, recorded."""
+
+    round: int
+    trial: int
+    client: ClientId
+    digest: Digest
+    worker: WorkerId
+    attempt: int
+    nbytes: int
+    account: Account
+    state_digest: Digest | None
+    received: Seconds
+    kept: bool = True  # whether its file is (still) in the spool
+
+
+@dataclass(frozen=True)
+class EvaluationRow:
+    """One accepted evaluation: of a shard (client -1) or of a client's held-out examples (shard -1)."""
+
+    round: int
+    client: ClientId
+    shard: int
+    worker: WorkerId
+    attempt: int
+    evaluated: Evaluated
+    trial: int = 1
+
+
+@dataclass(frozen=True)
+class Commit:
+    """All that makes a round count, written at once."""
+
+    round: int
+    trial: int
+    weights: Digest
+    message: Digest
+    server: Digest | None
+    entry: str  # canonical JSON of the ledger entry
+    entry_hash: Digest
+    record: RoundRecord
+    states: Mapping[ClientId, Digest] = field(default_factory=dict)  # of the participants
+
+
+@dataclass(frozen=True)
+class CommitRow:
+    """A committed round as it is known now."""
+
+    round: int
+    trial: int
+    weights: Digest
+    message: Digest
+    server: Digest | None
+    entry: str
+    entry_hash: Digest
+    record: RoundRecord
+    scored: bool
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class AttemptRow:
+    """An order that was given; -1 stands for no client, no shard, as in events.Key."""
+
+    round: int
+    kind: Literal["initialize", "train", "evaluate"]
+    trial: int
+    client: ClientId
+    shard: int
+    attempt: int
+    worker: WorkerId
+
+
+@dataclass(frozen=True)
+class WorkerRow:
+    id: WorkerId
+    join: Join
+    state: Literal["present", "lost", "left"]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The files of a run that the store still names; all others may go."""
+
+    weights: Collection[Digest]
+    messages: Collection[Digest]
+    server: Collection[Digest]
+    states: Collection[Digest]
+    updates: Collection[tuple[int, int, ClientId, Digest]]  # round, trial, client, digest

@@ -1,0 +1,459 @@
+"""The aggregator's memory: one SQLite file (WAL), one connection, one thread. Files of weights are files.py's.
+
+Every method is one transaction: after a crash at any instant it has happened whole or not at all. With `durability`
+"process" (synchronous=NORMAL) what was returned survives the process being killed, with "power" (FULL) the machine too.
+All methods raise StorageFull where the disk is full (nothing changed; call again), CorruptStore where the database
+cannot be used, with what to do about it.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from aggregator.events import Key
+from aggregator.rows import (
+    Accepted,
+    AttemptRow,
+    Commit,
+    CommitRow,
+    EvaluationRow,
+    OpenRound,
+    RunRow,
+    Wanted,
+    WorkerRow,
+)
+from aggregator.schema import SCHEMA, VERSION
+from roundtable.errors import CorruptStore, NotPossible, StorageFull, Unknown
+from roundtable.experiment import Experiment
+from roundtable.messages import Account, Evaluated, Initialized, Join, RoundRecord, RunState
+from roundtable.types import ClientId, Digest, RunId, Seconds, WorkerId
+
+FILE: Final = "lab.sqlite"  # in STATE_DIR
+BUSY_SECONDS: Final = 5.0
+
+Durability = Literal["process", "power"]
+
+
+class Store:
+    """Use `open_store`. Not thread-safe: SQLite itself refuses another thread than the one that opened it."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._db = connection
+        self._path = path
+
+    def close(self) -> None:
+        self._db.close()
+
+    def set_durability(self, durability: Durability) -> None:
+        """Of everything written from now on; set when a run becomes the active one."""
+        with self._guard():
+            self._db.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
+
+    # --- runs --------------------------------------------------------------------------------------------------
+
+    def create_run(
+        self,
+        run: RunId,
+        experiment: Experiment,
+        created: Seconds,
+        *,
+        participants: Sequence[Sequence[ClientId]] | None = None,
+        environment: Mapping[str, str] = {},
+    ) -> RunRow:
+        """A queued run. Raises NotPossible where the id is taken."""
+        with self._transaction():
+            if self._one("SELECT 1 FROM runs WHERE id = ?", run):
+                raise NotPossible(f"run {run} exists already: choose another id")
+            self._db.execute(
+                "INSERT INTO runs (id, experiment, experiment_hash, participants, created, state, environment)"
+                " VALUES (?, ?, ?, ?, ?, 'queued', ?)",
+                (
+                    run,
+                    experiment.model_dump_json(),
+                    experiment.digest,
+                    None if participants is None else _json(participants),
+                    created,
+                    _json(environment),
+                ),
+            )
+        return self.run(run)
+
+    def run(self, run: RunId) -> RunRow:
+        """Raises Unknown."""
+        row = self._one("SELECT * FROM runs WHERE id = ?", run)
+        if row is None:
+            raise Unknown(f"run {run} is not known here: `lab runs` lists those that are")
+        return _run_row(row)
+
+    def runs(self) -> list[RunRow]:
+        """All of them, oldest first."""
+        return [_run_row(row) for row in self._all("SELECT * FROM runs ORDER BY created, id")]
+
+    def runs_of(self, experiment_hash: Digest) -> list[RunRow]:
+        """Those of the same experiment, oldest first."""
+        return [
+            _run_row(row)
+            for row in self._all("SELECT * FROM runs WHERE experiment_hash = ? ORDER BY created, id", experiment_hash)
+        ]
+
+    def set_run_state(
+        self,
+        run: RunId,
+        state: RunState,
+        reason: str | None = None,
+        *,
+        first_order: Seconds | None = None,
+        ended: Seconds | None = None,
+    ) -> None:
+        """State and reason replace the old ones; `first_order` counts once; `ended` is replaced (None: under way again)."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE runs SET state = ?, reason = ?, first_order = coalesce(first_order, ?), ended = ? WHERE id = ?",
+                (state, reason, first_order, ended, run),
+            )
+
+    def set_pinned(self, run: RunId, pinned: Mapping[str, ClientId]) -> None:
+        """Which node is which client."""
+        with self._transaction():
+            self._db.execute("UPDATE runs SET pinned = ? WHERE id = ?", (_json(pinned), run))
+
+    def accept_initial(self, run: RunId, digest: Digest, initialized: Initialized) -> None:
+        """The first weights are in `weights/` (files.accept_initial)."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE runs SET initial = ?, initialized = ? WHERE id = ?", (digest, initialized.model_dump_json(), run)
+            )
+
+    def delete_run(self, run: RunId) -> None:
+        """Forget it; its folder is for the caller to remove."""
+        with self._transaction():
+            self._db.execute("DELETE FROM runs WHERE id = ?", (run,))
+
+    # --- the round under way -----------------------------------------------------------------------------------
+
+    def begin_round(
+        self, run: RunId, round_number: int, trial: int, cohort: Sequence[ClientId], started: Seconds
+    ) -> None:
+        """Any round that is still open is discarded, updates and all. The same round and trial again changes nothing."""
+        with self._transaction():
+            self._discard(run, but=(round_number, trial))
+            self._db.execute(
+                "INSERT INTO rounds VALUES (?, ?, ?, ?, ?, 'open') ON CONFLICT DO NOTHING",
+                (run, round_number, trial, _json(cohort), started),
+            )
+
+    def discard_open_round(self, run: RunId) -> None:
+        """When a run ends: what was begun after its last committed round counts no more."""
+        with self._transaction():
+            self._discard(run, but=(-1, -1))
+
+    def _discard(self, run: RunId, but: tuple[int, int]) -> None:
+        self._db.execute(
+            "UPDATE updates SET kept = 0 WHERE run = ?1 AND (round, trial) IN"
+            " (SELECT round, trial FROM rounds WHERE run = ?1 AND state = 'open' AND (round, trial) != (?2, ?3))",
+            (run, *but),
+        )
+        self._db.execute(
+            "UPDATE rounds SET state = 'discarded' WHERE run = ? AND state = 'open' AND (round, trial) != (?, ?)",
+            (run, *but),
+        )
+
+    def open_round(self, run: RunId) -> OpenRound | None:
+        row = self._one("SELECT * FROM rounds WHERE run = ? AND state = 'open' ORDER BY round DESC, trial DESC", run)
+        if row is None:
+            return None
+        return OpenRound(row["round"], row["trial"], tuple(json.loads(row["cohort"])), row["started"])
+
+    def issue(self, run: RunId, orders: Iterable[tuple[Key, int, WorkerId]]) -> None:
+        """Orders (key, attempt, worker) about to be given: recorded before any of them is."""
+        with self._transaction():
+            self._db.executemany(
+                "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET worker = excluded.worker",
+                [
+                    (run, key.round, key.kind, key.trial, key.client, key.shard, attempt, worker)
+                    for key, attempt, worker in orders
+                ],
+            )
+
+    def attempts(self, run: RunId, since_round: int = 0) -> list[AttemptRow]:
+        """All orders given for rounds from `since_round` on, attempts of one key in order."""
+        return [
+            AttemptRow(*tuple(row)[1:])
+            for row in self._all(
+                "SELECT run, round, kind, trial, client, shard, attempt, worker FROM attempts"
+                " WHERE run = ? AND round >= ? ORDER BY round, kind, trial, client, shard, attempt",
+                run,
+                since_round,
+            )
+        ]
+
+    def accept_update(self, run: RunId, update: Accepted) -> None:
+        """Its file is in the spool (files.accept_update); now it counts. Raises NotPossible for a second one."""
+        try:
+            with self._transaction():
+                self._db.execute(
+                    "INSERT INTO updates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1)",
+                    (
+                        run,
+                        update.round,
+                        update.trial,
+                        update.client,
+                        update.digest,
+                        update.worker,
+                        update.attempt,
+                        update.nbytes,
+                        update.account.model_dump_json(),
+                        update.state_digest,
+                        update.received,
+                    ),
+                )
+        except sqlite3.IntegrityError:
+            raise NotPossible(
+                f"client {update.client} has an update in round {update.round}, trial {update.trial} already"
+            ) from None
+
+    def updates(self, run: RunId, round_number: int, trial: int) -> dict[ClientId, Accepted]:
+        """In client order."""
+        rows = self._all(
+            "SELECT * FROM updates WHERE run = ? AND round = ? AND trial = ? ORDER BY client", run, round_number, trial
+        )
+        return {row["client"]: _accepted(row) for row in rows}
+
+    def accept_evaluation(self, run: RunId, row: EvaluationRow) -> None:
+        """The first one counts; the same again changes nothing."""
+        with self._transaction():
+            self._db.execute(
+                "INSERT INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                (
+                    run,
+                    row.round,
+                    row.client,
+                    row.shard,
+                    row.trial,
+                    row.worker,
+                    row.attempt,
+                    row.evaluated.model_dump_json(),
+                ),
+            )
+
+    def evaluations(self, run: RunId, round_number: int) -> list[EvaluationRow]:
+        """In the order in which sums are made: shards first, then clients, each ascending."""
+        return [
+            EvaluationRow(
+                row["round"],
+                row["client"],
+                row["shard"],
+                row["worker"],
+                row["attempt"],
+                Evaluated.model_validate_json(row["evaluated"]),
+                row["trial"],
+            )
+            for row in self._all(
+                "SELECT * FROM evaluations WHERE run = ? AND round = ? ORDER BY client, shard", run, round_number
+            )
+        ]
+
+    # --- committed rounds --------------------------------------------------------------------------------------
+
+    def commit_round(self, run: RunId, commit: Commit) -> None:
+        """The round counts from here on: ledger entry, record, client states and the new weights in one transaction.
+
+        The same commit again changes nothing. Raises NotPossible where another one holds the round or it is not the next.
+        """
+        with self._transaction():
+            held = self._one("SELECT entry_hash FROM commits WHERE run = ? AND round = ?", run, commit.round)
+            if held is not None:
+                if held["entry_hash"] == commit.entry_hash:
+                    return
+                raise NotPossible(f"round {commit.round} of {run} is committed already, with another result")
+            last = self._one("SELECT max(round) AS round FROM commits WHERE run = ?", run)
+            reached = -1 if last is None or last["round"] is None else last["round"]
+            if commit.round != reached + 1:
+                raise NotPossible(f"round {commit.round} of {run} cannot be committed after round {reached}")
+            self._db.execute(
+                "INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, NULL)",
+                (
+                    run,
+                    commit.round,
+                    commit.trial,
+                    commit.weights,
+                    commit.message,
+                    commit.server,
+                    commit.entry,
+                    commit.entry_hash,
+                    commit.record.model_dump_json(),
+                ),
+            )
+            self._db.execute(
+                "UPDATE rounds SET state = 'committed' WHERE run = ? AND round = ? AND trial = ?",
+                (run, commit.round, commit.trial),
+            )
+            self._db.executemany(
+                "INSERT INTO client_states VALUES (?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET digest = excluded.digest, round = excluded.round",
+                [(run, client, digest, commit.round) for client, digest in commit.states.items()],
+            )
+
+    def score_round(self, run: RunId, record: RoundRecord) -> None:
+        """The round's evaluation is in: its record, with accuracy, loss and metrics, replaces the old one."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE commits SET record = ?, scored = 1, accuracy = ? WHERE run = ? AND round = ?",
+                (record.model_dump_json(), record.accuracy, run, record.round),
+            )
+
+    def commits(self, run: RunId) -> list[CommitRow]:
+        """In round order."""
+        return [_commit_row(row) for row in self._all("SELECT * FROM commits WHERE run = ? ORDER BY round", run)]
+
+    def last_commit(self, run: RunId) -> CommitRow | None:
+        row = self._one("SELECT * FROM commits WHERE run = ? ORDER BY round DESC LIMIT 1", run)
+        return None if row is None else _commit_row(row)
+
+    def best_commit(self, run: RunId) -> CommitRow | None:
+        """The highest accuracy, the earliest of equals; None where nothing was scored with one."""
+        row = self._one(
+            "SELECT * FROM commits WHERE run = ? AND accuracy IS NOT NULL ORDER BY accuracy DESC, round LIMIT 1", run
+        )
+        return None if row is None else _commit_row(row)
+
+    def client_states(self, run: RunId) -> dict[ClientId, Digest]:
+        """As of the last committed round."""
+        rows = self._all("SELECT client, digest FROM client_states WHERE run = ? ORDER BY client", run)
+        return {row["client"]: row["digest"] for row in rows}
+
+    # --- workers and placement ---------------------------------------------------------------------------------
+
+    def put_worker(self, worker: WorkerRow) -> None:
+        """New, or seen again under the same id."""
+        with self._transaction():
+            self._db.execute(
+                "INSERT INTO workers VALUES (?, ?, ?, ?)"
+                " ON CONFLICT (id) DO UPDATE SET join_message = excluded.join_message, state = excluded.state",
+                (worker.id, worker.join.instance, worker.join.model_dump_json(), worker.state),
+            )
+
+    def workers(self) -> list[WorkerRow]:
+        return [
+            WorkerRow(row["id"], Join.model_validate_json(row["join_message"]), row["state"])
+            for row in self._all("SELECT * FROM workers ORDER BY id")
+        ]
+
+    def place(self, run: RunId, homes: Mapping[ClientId, WorkerId]) -> None:
+        """Replace all placements of the run."""
+        with self._transaction():
+            self._db.execute("DELETE FROM homes WHERE run = ?", (run,))
+            self._db.executemany("INSERT INTO homes VALUES (?, ?, ?)", [(run, *home) for home in homes.items()])
+
+    def homes(self, run: RunId) -> dict[ClientId, WorkerId]:
+        rows = self._all("SELECT client, worker FROM homes WHERE run = ? ORDER BY client", run)
+        return {row["client"]: row["worker"] for row in rows}
+
+    # --- what files stay ---------------------------------------------------------------------------------------
+
+    def wanted(self, run: RunId) -> Wanted:
+        """The files that the keep policy asks for: latest, best, every n, the round under way, kept updates."""
+        raise NotImplementedError
+
+    # --- sqlite ------------------------------------------------------------------------------------------------
+
+    def _one(self, sql: str, *values: Any) -> sqlite3.Row | None:
+        with self._guard():
+            row: sqlite3.Row | None = self._db.execute(sql, values).fetchone()
+            return row
+
+    def _all(self, sql: str, *values: Any) -> list[sqlite3.Row]:
+        with self._guard():
+            return self._db.execute(sql, values).fetchall()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._guard():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise _translated(error, self._path) from error
+
+
+def open_store(path: Path, *, read_only: bool = False) -> Store:
+    """Open or make the database and look it over (quick_check). Raises CorruptStore for one that cannot be trusted."""
+    raise NotImplementedError
+
+
+def _translated(error: sqlite3.DatabaseError, path: Path) -> Exception:
+    text = str(error)
+    if "full" in text or "disk I/O" in text:
+        return StorageFull(f"{path}: {text}: free some space, then resume the run")
+    if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
+        return error
+    return CorruptStore(f"{path}: {text}")
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _run_row(row: sqlite3.Row) -> RunRow:
+    participants = None if row["participants"] is None else json.loads(row["participants"])
+    return RunRow(
+        id=row["id"],
+        experiment=Experiment.model_validate_json(row["experiment"]),
+        experiment_hash=row["experiment_hash"],
+        participants=None if participants is None else tuple(tuple(clients) for clients in participants),
+        created=row["created"],
+        state=row["state"],
+        reason=row["reason"],
+        first_order=row["first_order"],
+        ended=row["ended"],
+        initial=row["initial"],
+        initialized=None if row["initialized"] is None else Initialized.model_validate_json(row["initialized"]),
+        pinned=json.loads(row["pinned"]),
+        environment=json.loads(row["environment"]),
+    )
+
+
+def _accepted(row: sqlite3.Row) -> Accepted:
+    return Accepted(
+        row["round"],
+        row["trial"],
+        row["client"],
+        row["digest"],
+        row["worker"],
+        row["attempt"],
+        row["nbytes"],
+        Account.model_validate_json(row["account"]),
+        row["state_digest"],
+        row["received"],
+        bool(row["kept"]),
+    )
+
+
+def _commit_row(row: sqlite3.Row) -> CommitRow:
+    return CommitRow(
+        row["round"],
+        row["trial"],
+        row["weights"],
+        row["message"],
+        row["server"],
+        row["entry"],
+        row["entry_hash"],
+        RoundRecord.model_validate_json(row["record"]),
+        bool(row["scored"]),
+        row["accuracy"],
+    )

@@ -16,6 +16,7 @@ from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from roundtable.errors import InvalidExperiment
+from roundtable.faults import faults as faults
 from roundtable.partitioners import Iid, Partitioner
 from roundtable.strategy import Strategy
 from roundtable.types import Digest, Seconds
@@ -29,8 +30,13 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 
 
+_NAME = "1 to 60 small letters, digits and hyphens, a letter or digit first"
+_TASK = 'a built-in task such as "mnist", or "my_task:MyTask" for class MyTask in tasks/my_task.py'
+_UPDATES = '"none", "all" or "last:n" with n rounds'
+
+
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
 class Clients(Section):
@@ -61,7 +67,7 @@ class Training(Section):
     @model_validator(mode="after")
     def _fits(self) -> Training:
         if self.optimizer == "adam" and self.momentum:
-            raise ValueError(f"momentum = {self.momentum} belongs to sgd; adam takes none: set momentum = 0")
+            raise ValueError(f"momentum: found {self.momentum}, which belongs to sgd; allowed with adam: 0")
         return self
 
 
@@ -81,7 +87,8 @@ class Rounds(Section):
     def _fits(self) -> Rounds:
         if self.quorum < 1 and self.deadline is None:
             raise ValueError(
-                f"quorum = {self.quorum} never applies without a deadline: set rounds.deadline or quorum = 1"
+                f"quorum: found {self.quorum}, but no deadline after which it applies; "
+                "allowed: 1, or set rounds.deadline"
             )
         return self
 
@@ -105,14 +112,16 @@ class Keep(Section):
     """What stays on disk after a round. `updates`: "none", "last:n" or "all"."""
 
     checkpoint_every: Annotated[int, Field(ge=0)] = 0  # besides the latest and the best
-    updates: Annotated[str, Field(pattern=r"^(none|all|last:[1-9][0-9]*)$")] = "none"
+    updates: Annotated[str, Field(pattern=r"^(none|all|last:[1-9][0-9]{0,5})$", description=_UPDATES)] = (
+        "none"
+    )
     durability: Literal["process", "power"] = "process"
 
 
 class Experiment(Section):
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,59}$")]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,59}$", description=_NAME)]
     description: Annotated[str, Field(max_length=2000)] = ""
-    task: Annotated[str, Field(min_length=1, max_length=200)]  # a built-in name, or "my_task:MyTask"
+    task: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.-]{0,99}(:[A-Za-z_]\w{0,99})?$", description=_TASK)]
     task_options: dict[str, str | int | float | bool] = {}
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
     wire: Literal["float32", "float16"] = "float32"
@@ -129,7 +138,13 @@ class Experiment(Section):
     def _fits(self) -> Experiment:
         if self.evaluation.federated and self.clients.holdout == 0:
             raise ValueError(
-                "evaluation.federated = true needs examples to evaluate on: set clients.holdout above 0"
+                "evaluation.federated: found true, but clients keep no examples to evaluate on; "
+                "allowed: false, or set clients.holdout above 0"
+            )
+        if self.rounds.oversample and self.cohort_size == self.clients.count:
+            raise ValueError(
+                f"rounds.oversample: found {self.rounds.oversample}, but clients.fraction = "
+                f"{self.clients.fraction} asks every client already; allowed: 0, or a smaller clients.fraction"
             )
         self.strategy.check(self.training)
         return self
@@ -151,7 +166,9 @@ def parse(body: dict[str, Any], source: str = "experiment") -> Experiment:
     try:
         return Experiment.model_validate(body)
     except ValidationError as error:
-        raise InvalidExperiment("\n".join(f"{source}: {line}" for line in faults(error))) from None
+        raise InvalidExperiment(
+            "\n".join(f"{source}: {line}" for line in faults(error, Experiment))
+        ) from None
 
 
 def load(path: Path) -> Experiment:
@@ -162,17 +179,8 @@ def load(path: Path) -> Experiment:
         raise InvalidExperiment(
             f"{path}: cannot be read ({error.strerror}); see experiments/ for examples"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise InvalidExperiment(f"{path}: is not UTF-8 text: save it as UTF-8") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InvalidExperiment(f"{path}: is not TOML ({error})") from None
     return parse(body, str(path))
-
-
-def faults(error: ValidationError) -> list[str]:
-    """One readable line for each fault that pydantic found."""
-    lines = []
-    for fault in error.errors(include_url=False):
-        where = ".".join(str(part) for part in fault["loc"]) or "(whole file)"
-        found = fault.get("input")
-        shown = "" if isinstance(found, dict) else f" (found {found!r})"
-        lines.append(f"{where}: {fault['msg']}{shown}")
-    return lines

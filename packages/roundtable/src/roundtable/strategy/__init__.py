@@ -35,7 +35,7 @@ Server: TypeAlias = ServerSGD
 class Strategy(BaseModel):
     """The `[strategy]` table of an experiment."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
     sampler: Sampler = UniformSampler()
     objective: Annotated[Objective, Field(discriminator="name")] = Plain()

@@ -27,8 +27,8 @@ class ControlVariates(Plain):
     def check(self, training: Training) -> None:
         if training.optimizer != "sgd" or training.momentum:
             raise ValueError(
-                "strategy.objective control-variates is defined for plain SGD steps: "
-                'set training.optimizer = "sgd" and training.momentum = 0'
+                'strategy.objective.name: found "control-variates", which is defined for plain SGD steps; '
+                'allowed with it: training.optimizer = "sgd" and training.momentum = 0'
             )
 
     def gradient(self, gradient: T, weights: T, start: T, broadcast: T | None, state: T | None) -> T:  # noqa: ARG002

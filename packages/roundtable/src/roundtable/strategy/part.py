@@ -13,7 +13,7 @@ from roundtable.types import Float64
 class Part(BaseModel):
     """A frozen value holding hyperparameters; its methods are pure."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
 @dataclass(frozen=True)

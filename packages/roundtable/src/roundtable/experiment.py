@@ -144,7 +144,7 @@ class Experiment(Section):
         if self.rounds.oversample and self.cohort_size == self.clients.count:
             raise ValueError(
                 f"rounds.oversample: found {self.rounds.oversample}, but clients.fraction = "
-                f"{self.clients.fraction} asks every client already; allowed: 0, or a smaller clients.fraction"
+                f"{self.clients.fraction} asks every client already; allowed: 0, or a smaller fraction"
             )
         self.strategy.check(self.training)
         return self

@@ -1,8 +1,8 @@
 """What is wrong with an input, in words for the person who wrote it.
 
-pydantic reports faults in its own terms; this turns each into one line, `path: found …; allowed: …`, with what is
-allowed taken from the model's JSON schema, so that it cannot differ from what is checked. A model's own validators
-raise ValueError("field: found …, …"), and the line puts the path before it.
+pydantic reports faults in its own terms; this turns each into one line, `path: found …; allowed: …`, with what
+is allowed taken from the model's JSON schema, so that it cannot differ from what is checked. A model's own
+validators raise ValueError("field: found …, …"), and the line puts the path before it.
 """
 
 from __future__ import annotations
@@ -19,22 +19,21 @@ Schema: TypeAlias = Mapping[str, Any]
 
 
 def faults(error: ValidationError, model: type[BaseModel] | None = None) -> list[str]:
-    """One readable line for each field at fault. Without `model`, what is allowed is told in pydantic's words."""
+    """One line for each field at fault. Without `model`, what is allowed is told in pydantic's words."""
     root: Schema = {} if model is None else model.model_json_schema()
     lines: dict[str, str] = {}
     for fault in error.errors(include_url=False):
         place = _walk(root, fault["loc"])
         if fault["type"] in ("union_tag_not_found", "union_tag_invalid"):
             place = _walk(root, (*fault["loc"], fault["ctx"]["discriminator"].strip("'")))
-        lines.setdefault(
-            place.path, _line(place, fault["type"], fault["msg"], fault["input"], fault.get("ctx", {}))
-        )
+        line = _line(place, fault["type"], fault["msg"], fault["input"], fault.get("ctx", {}))
+        lines.setdefault(place.path, line)
     return list(lines.values())
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a fault is: the path as its author wrote it, and the schemas of the value and of the table around it."""
+    """Where a fault is: its path as the author wrote it, the schemas of the value and of the table around."""
 
     root: Schema
     path: str
@@ -61,7 +60,8 @@ def _line(place: _Place, kind: str, message: str, found: object, context: Mappin
 
 def _walk(root: Schema, loc: Sequence[int | str]) -> _Place:
     """Follow pydantic's location, which names union branches besides fields, through the schema."""
-    node, table, union = root, root, {}
+    node, table = root, root
+    union: Schema = {}
     path: list[str] = []
     for index, part in enumerate(loc):
         step = _step(root, node, part)
@@ -127,7 +127,8 @@ def _known(place: _Place) -> str:
         hint = f" (did you mean {' or '.join(elsewhere)}?)"
     else:
         hint = ""
-    return f"{hint}; allowed {f'in [{chr(46).join(around)}]' if around else 'at the top'}: {', '.join(known)}"
+    where = f"in [{'.'.join(around)}]" if around else "at the top"
+    return f"{hint}; allowed {where}: {', '.join(known)}"
 
 
 def _paths(root: Schema, node: Schema, before: str = "") -> Iterator[str]:
@@ -150,14 +151,17 @@ def _allowed(root: Schema, node: Schema) -> str:
         )
     if "anyOf" in node:
         branches = [_resolved(root, branch) for branch in node["anyOf"] if branch.get("type") != "null"]
-        return " or ".join(text for branch in branches if (text := _allowed(root, branch)))
+        return ", or ".join(text for branch in branches if (text := _allowed(root, branch)))
     kind = node.get("type")
     if kind in ("integer", "number"):
         return ("a whole number" if kind == "integer" else "a number") + _range(node)
     if kind == "string":
         low, high = node.get("minLength", 0), node.get("maxLength")
         return "a text" + (f" of {low} to {high} characters" if high is not None else "")
-    if kind == "object" or "discriminator" in node:
+    if "discriminator" in node:
+        choice = node["discriminator"]
+        return f"a table with {choice['propertyName']} = {', '.join(map(_shown, choice['mapping']))}"
+    if kind == "object":
         fields = ", ".join(node.get("properties", {}))
         return "a table" + (f" with {fields}" if fields else "")
     return {"boolean": "true or false", "array": "a list"}.get(str(kind), "")
@@ -173,10 +177,8 @@ def _range(node: Schema) -> str:
         ("exclusiveMaximum", "at most" if whole else "below"),
     ):
         if key in node:
-            limit = node[key] + (whole and {"exclusiveMinimum": 1, "exclusiveMaximum": -1}.get(key, 0))
-            parts.append(
-                f"{words} {limit:,}".replace(",", "") if isinstance(limit, int) else f"{words} {limit:g}"
-            )
+            limit = node[key] + ({"exclusiveMinimum": 1, "exclusiveMaximum": -1}.get(key, 0) if whole else 0)
+            parts.append(f"{words} {limit:.15g}")
     return ", " + " and ".join(parts) if parts else ""
 
 

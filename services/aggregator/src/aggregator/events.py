@@ -1,17 +1,18 @@
 """What the round state machine is told and what it answers: plain frozen values, no behaviour.
 
-Every event carries its own time where time matters (`now`, seconds on the driver's clock): the machine has none.
-An order's key names what is asked for; its attempt says how often it has been issued. The order id on the wire is
-`key.order_id(run, attempt)`.
+Every event carries its own time where time matters (`now`, seconds on the driver's clock): the machine has
+none. An order's key names what is asked for; its attempt says how often it has been issued. The order id on the
+wire is `key.order_id(run, attempt)`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from roundtable.errors import RoundtableError
+from roundtable.strategy.part import Seen
 from roundtable.types import ClientId, Digest, OrderId, RunId, Seconds, WorkerId
 
 Kind: TypeAlias = Literal["initialize", "train", "evaluate"]
@@ -32,7 +33,7 @@ class Key:
         return f"{run}.{self.round}.{self.trial}.{self.kind}.{subject}.{attempt}"
 
 
-# --- events ----------------------------------------------------------------------------------------------------
+# --- events -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class WorkerArrived:
 
 @dataclass(frozen=True)
 class WorkerGone:
+    """It holds nothing any more: no Withdraw is said for its orders."""
+
     worker: WorkerId
     now: Seconds
     lost: bool = True  # False: it left in good order
@@ -91,7 +94,10 @@ class EvaluationArrived:
 
 @dataclass(frozen=True)
 class OrderFailed:
-    """The worker could not carry it out. `refused`: nor will it any other order of this run (another task or data)."""
+    """The worker could not carry it out.
+
+    `refused`: nor will it any other order of this run (it has another task or data).
+    """
 
     key: Key
     attempt: int
@@ -103,10 +109,11 @@ class OrderFailed:
 
 @dataclass(frozen=True)
 class RoundCommitted:
-    """The driver has folded the round Close named and written its ledger entry (round 0: the first weights)."""
+    """The driver has folded the round Close named and written its ledger entry (0: the first weights)."""
 
     round: int
     now: Seconds
+    seen: Mapping[ClientId, Seen] = field(default_factory=dict)  # what samplers are told of its participants
 
 
 @dataclass(frozen=True)
@@ -133,10 +140,16 @@ class StopAsked:
 
 @dataclass(frozen=True)
 class PauseAsked:
-    """Storage is full or failing: accept nothing, close nothing, lose nothing."""
+    """Storage is full or failing: accept nothing, close nothing, lose nothing.
+
+    Commands that could not be carried out are said again after ResumeAsked (and some that could: carrying one out
+    twice changes nothing). An Accept is not, for its worker has been told no: `unrecorded` names its key, and it is
+    wanted again.
+    """
 
     reason: str
     now: Seconds
+    unrecorded: tuple[Key, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -160,7 +173,14 @@ Event: TypeAlias = (
     | ResumeAsked
 )
 
-# --- commands --------------------------------------------------------------------------------------------------
+# --- commands -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pin:
+    """Record which node is which client, for the whole run; before the first order."""
+
+    nodes: Mapping[str, ClientId]
 
 
 @dataclass(frozen=True)
@@ -192,7 +212,10 @@ class Withdraw:
 
 @dataclass(frozen=True)
 class Accept:
-    """Answer to …Arrived: record it durably, then tell the worker; the first one of its key."""
+    """Answer to …Arrived: record it durably, then tell the worker; the first one of its key.
+
+    An evaluation's digest is "".
+    """
 
     key: Key
     digest: Digest
@@ -215,7 +238,10 @@ class Reject:
 
 @dataclass(frozen=True)
 class Close:
-    """Fold these clients' updates, in this order, commit the round, then say RoundCommitted. Round 0: keep the first weights."""
+    """Fold these clients' updates, in this order, commit the round, then say RoundCommitted.
+
+    Round 0: keep the first weights.
+    """
 
     round: int
     trial: int
@@ -255,7 +281,10 @@ class Place:
 
 @dataclass(frozen=True)
 class End:
-    """The run is over with the weights of `round`; everything begun after it is discarded."""
+    """The run is over with the weights of `round` (-1: there are none yet).
+
+    Everything begun after it is discarded.
+    """
 
     state: Literal["finished", "failed", "stopped"]
     round: int
@@ -263,5 +292,17 @@ class End:
 
 
 Command: TypeAlias = (
-    BeginRound | Give | Withdraw | Accept | AcceptAgain | Reject | Close | Score | Wake | Show | Place | End
+    Pin
+    | BeginRound
+    | Give
+    | Withdraw
+    | Accept
+    | AcceptAgain
+    | Reject
+    | Close
+    | Score
+    | Wake
+    | Show
+    | Place
+    | End
 )

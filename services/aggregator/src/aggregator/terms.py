@@ -1,0 +1,124 @@
+"""What the round machine starts from: the run's settings, and what is known of the run after a restart.
+
+Plain frozen values between `experiment` and the store on one side and `rounds` on the other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from roundtable.experiment import Experiment
+from roundtable.strategy import Sampler
+from roundtable.strategy.part import Seen
+from roundtable.types import ClientId, Digest, RunId, Seconds, WorkerId
+
+from aggregator.events import Close, Key
+
+Cohorts = tuple[tuple[ClientId, ...], ...]  # [rounds][participants], for rounds 1, 2, …
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the machine needs of an experiment."""
+
+    run: RunId
+    seed: int
+    clients: int  # K
+    cohort_size: int
+    pinned: bool  # clients are nodes with data of their own
+    rounds: int
+    deadline: Seconds | None
+    quorum: float
+    oversample: float
+    retries: int
+    wait_for_workers: Seconds
+    every: int  # rounds from one evaluation to the next
+    shards: int
+    federated: bool
+    accuracy: float | None
+    patience: int | None
+    sampler: Sampler
+    participants: Cohorts | None = None  # replay: exactly these, whatever the sampler says
+
+    @classmethod
+    def of(cls, run: RunId, experiment: Experiment, participants: Cohorts | None = None) -> Settings:
+        """With `participants` (a replay) nothing cuts a cohort, and the run ends with the last one named."""
+        rounds, replay = experiment.rounds, participants is not None
+        return cls(
+            run=run,
+            seed=experiment.seed,
+            clients=experiment.clients.count,
+            cohort_size=experiment.cohort_size,
+            pinned=str(experiment.partition.kind) == "pinned",
+            rounds=rounds.count if participants is None else min(rounds.count, len(participants)),
+            deadline=None if replay else rounds.deadline,
+            quorum=1.0 if replay else rounds.quorum,
+            oversample=0.0 if replay else rounds.oversample,
+            retries=rounds.retries,
+            wait_for_workers=rounds.wait_for_workers,
+            every=experiment.evaluation.every,
+            shards=experiment.evaluation.shards,
+            federated=experiment.evaluation.federated,
+            accuracy=experiment.stop.accuracy,
+            patience=experiment.stop.patience,
+            sampler=experiment.strategy.sampler,
+            participants=participants,
+        )
+
+    def cohort_of(self, round_number: int) -> int:
+        """How many updates make the round complete."""
+        return self.cohort_size if self.participants is None else len(self.participants[round_number - 1])
+
+    def asked(self, round_number: int) -> int:
+        """How many clients are asked: the cohort and, with over-sampling, some more."""
+        return _ceil(self.cohort_of(round_number) * (1 + self.oversample))
+
+    def needed(self, round_number: int) -> int:
+        """The quorum: with fewer updates a round is never closed."""
+        return max(_ceil(self.cohort_of(round_number) * self.quorum), 1)
+
+    def due(self, round_number: int) -> bool:
+        """Whether the weights of this round are evaluated."""
+        return round_number % self.every == 0 or round_number == self.rounds
+
+
+class Issued(NamedTuple):
+    """The latest Give of a key."""
+
+    attempt: int
+    worker: WorkerId
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What the store knows of a run that goes on: what commands said, once recorded. The defaults mean never.
+
+    `trial`, `cohort` and `accepted` are of the latest BeginRound, and only where its round is `committed` + 1;
+    accepted updates of earlier trials are not among them. Failed attempts are counted anew.
+    """
+
+    committed: int = -1  # last RoundCommitted; -1: not even the first weights
+    initialized: Digest | None = None  # the accepted initialize reply, while round 0 is not committed
+    accuracies: Mapping[int, float | None] = field(default_factory=dict)  # every RoundScored
+    trial: int = 0
+    cohort: tuple[ClientId, ...] = ()
+    accepted: Mapping[ClientId, Digest] = field(default_factory=dict)
+    closed: Close | None = (
+        None  # said, but RoundCommitted did not come; may be left out: the round is then closed anew
+    )
+    evaluated: frozenset[Key] = frozenset()  # accepted evaluations of round `committed`
+    issued: Mapping[Key, Issued] = field(
+        default_factory=dict
+    )  # the latest Give of every key that is not in yet
+    lost: int = 0
+    homes: Mapping[ClientId, WorkerId] = field(default_factory=dict)  # the latest Place
+    nodes: Mapping[str, ClientId] = field(default_factory=dict)  # the Pin: node name → client
+    history: Mapping[ClientId, Seen] = field(default_factory=dict)  # each client's last committed round
+
+
+def _ceil(number: float) -> int:
+    """Of products such as 0.55 · 100, which floating point puts a hair above 55."""
+    return math.ceil(number - 1e-9)

@@ -1,0 +1,126 @@
+"""The user's own task: one Python file in the tasks folder, run as it is; and the options given to any
+task."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import json
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias, get_type_hints
+
+from blake3 import blake3
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from roundtable.errors import InvalidTask, RoundtableError
+from roundtable.tasks.task import Task
+from roundtable.types import Digest
+
+Option: TypeAlias = str | int | float | bool
+
+
+def read_class(name: str, tasks_dir: Path) -> tuple[type[Task], bytes]:
+    """The class that "file:Class" names in `tasks_dir`, and the bytes of its file. Raises InvalidTask."""
+    stem, _, class_name = name.partition(":")
+    if not stem.isidentifier() or not class_name.isidentifier():
+        raise InvalidTask(f'task = "{name}": write "file:Class", for a class in {tasks_dir}/file.py')
+    path = tasks_dir / f"{stem}.py"
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        there = sorted(file.stem for file in tasks_dir.glob("*.py")) if tasks_dir.is_dir() else []
+        raise InvalidTask(
+            f'task = "{name}": cannot read {path} ({error.strerror}); '
+            f"there is {', '.join(there) or 'nothing'} in {tasks_dir}"
+        ) from None
+    classes = {
+        found.__name__: found
+        for found in _run(path, stem, source).values()
+        if isinstance(found, type) and issubclass(found, Task) and not inspect.isabstract(found)
+    }
+    if class_name not in classes:
+        raise InvalidTask(
+            f'task = "{name}": {path} has no complete class {class_name} derived from roundtable.tasks.Task; '
+            f"it has {', '.join(sorted(classes)) or 'none'} (a class is complete with model, loss and load)"
+        )
+    return classes[class_name], source
+
+
+def _run(path: Path, stem: str, source: bytes) -> dict[str, Any]:
+    """The names a file defines. What is hashed is what runs: the bytes are read once."""
+    module_name = f"roundtable_task_{blake3(source).hexdigest()[:16]}_{stem}"
+    if module_name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(module_name, path)
+        assert spec is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module  # dataclasses and pickles look there
+        try:
+            with blaming(f"{path} cannot be run"):
+                exec(compile(source, str(path), "exec"), module.__dict__)
+        except InvalidTask:
+            del sys.modules[module_name]
+            raise
+    return vars(sys.modules[module_name])
+
+
+def construct(kind: type[Task], options: Mapping[str, Option], name: str) -> Task:
+    """A task with its options, checked against the constructor's keyword arguments and their annotations."""
+    parameters = {
+        parameter.name: parameter
+        for parameter in inspect.signature(kind).parameters.values()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+    for option in options:
+        if option not in parameters:
+            raise InvalidTask(
+                f"task_options.{option}: task {name} has no such option; "
+                f"it has {', '.join(parameters) or 'none'}"
+            )
+    for parameter in parameters.values():
+        if parameter.default is parameter.empty and parameter.name not in options:
+            raise InvalidTask(f"task_options.{parameter.name}: task {name} needs this option")
+    with blaming(f"task {name}"):
+        hints = get_type_hints(kind.__init__)
+        return kind(
+            **{option: _checked(option, value, hints.get(option, Any)) for option, value in options.items()}
+        )
+
+
+def _checked(option: str, value: Option, annotation: Any) -> Any:
+    try:
+        return TypeAdapter(annotation, config=ConfigDict(strict=True)).validate_python(value)
+    except ValidationError as error:
+        raise InvalidTask(f"task_options.{option}: {error.errors()[0]['msg']} (found {value!r})") from None
+
+
+def source_hash(source: bytes, options: Mapping[str, Option]) -> Digest:
+    """What a task does is in its file and its options: BLAKE3 of the bytes, a zero, and the options as sorted
+    JSON."""
+    body = json.dumps(dict(options), sort_keys=True, separators=(",", ":"))
+    return blake3(source + b"\0" + body.encode()).hexdigest()
+
+
+@contextmanager
+def blaming(what: str) -> Iterator[None]:
+    """Whatever the code of a task raises becomes InvalidTask: one line with the error and where in the file
+    it arose."""
+    try:
+        yield
+    except RoundtableError:
+        raise
+    except Exception as error:
+        raise InvalidTask(f"{what}: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    said = traceback.format_exception_only(type(error), error)[-1].strip().splitlines()[0]
+    if isinstance(error, SyntaxError):
+        return f"{said} ({error.filename}:{error.lineno})"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+    inside = [frame for frame in frames if "site-packages" not in frame.filename]
+    where = (inside or frames)[-1:]
+    return said + "".join(f" ({frame.filename}:{frame.lineno})" for frame in where)

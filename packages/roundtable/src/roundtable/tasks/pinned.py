@@ -1,0 +1,62 @@
+"""A node's own folder: examples that stay on it. A worker counts them when it joins, and trains on them when
+asked.
+
+`data.npz` with x [n, …] and y [n, …], alike the examples of the task, unless the task reads another layout.
+Counting needs neither TensorFlow nor the task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from roundtable.errors import InvalidData
+from roundtable.messages import PinnedData
+from roundtable.tasks.npz import read_npz
+from roundtable.tasks.task import Data, Task, check_alike, check_pair
+from roundtable.types import Array
+
+REMEDY = "see docs/tasks.md, pinned data"
+
+
+def count_labels(folder: Path, task: Task | None = None) -> PinnedData:
+    """What a worker tells of its folder at join; with `task`, in that task's labels and layout. Raises
+    InvalidData."""
+    if not folder.is_dir():
+        raise InvalidData(f"{folder}: there is no such folder of pinned data; {REMEDY}")
+    labels = task.node_labels(folder) if task else read_npz(folder / "data.npz", ("y",), REMEDY)["y"]
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or len(labels) == 0:
+        raise InvalidData(
+            f"{folder}: y is {labels.dtype} {labels.shape}; it must be one integer an example, and not empty; "
+            f"{REMEDY}"
+        )
+    values, counts = np.unique(labels, return_counts=True)
+    return PinnedData(
+        examples=len(labels),
+        labels={str(value): int(count) for value, count in zip(values, counts, strict=True)},
+    )
+
+
+def load_node(task: Task, folder: Path, data: Data) -> tuple[Array, Array]:
+    """A node's own examples (x, y), checked against the task's test set and classes. Raises InvalidData."""
+    if not folder.is_dir():
+        raise InvalidData(f"{folder}: there is no such folder of pinned data; {REMEDY}")
+    x, y = task.load_node(folder)
+    try:
+        check_pair(x, y)
+        check_alike(x, data.x_test, "x", "x_test")
+        check_alike(y, data.y_test, "y", "y_test")
+        check_classes(task, task.labels(y))
+    except InvalidData as error:
+        raise InvalidData(f"{folder}: {error}; {REMEDY}") from None
+    return x, y
+
+
+def check_classes(task: Task, labels: Array) -> None:
+    """Raises InvalidData unless every label is one of the task's classes."""
+    if task.classes and len(labels):
+        for extreme in (int(labels.min()), int(labels.max())):
+            if not 0 <= extreme < len(task.classes):
+                raise InvalidData(
+                    f"label {extreme} is unknown to the task, whose labels are 0 … {len(task.classes) - 1}"
+                )

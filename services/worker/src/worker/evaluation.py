@@ -1,0 +1,107 @@
+"""How good weights are on given examples: sums over batches of a fixed size, which add up over shards and
+clients.
+
+One traced function for a batch; its sums are added in float64, in order, so that the same examples give the
+same bits whoever computes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from roundtable.errors import InvalidTask
+from roundtable.messages import Evaluated
+from roundtable.tasks import Task
+from roundtable.tasks.loading import blaming
+from roundtable.types import Array, Float32
+
+from worker.model import Model, Tensor, Tensors
+
+BATCH = 256
+
+
+class Measure:
+    """A task's loss and metrics as sums over a batch, for use in a graph."""
+
+    def __init__(self, task: Task, name: str) -> None:
+        self._task, self._name = task, name
+        with blaming(f"task {name}: loss() failed"):
+            self._loss = task.loss()
+
+    def loss(self, y: Tensor, predictions: Tensor) -> Tensor:
+        """The mean over the batch's examples."""
+        import tensorflow as tf
+
+        return tf.reduce_mean(self._loss(y, predictions))
+
+    def sums(self, y: Tensor, predictions: Tensor, loss: Tensor) -> dict[str, Tensor]:
+        """float64 sums by name, "loss" first, then the task's metrics by name."""
+        import tensorflow as tf
+
+        metrics = self._task.metrics(y, predictions)
+        if not isinstance(metrics, Mapping) or "loss" in metrics:
+            raise InvalidTask(
+                f'task {self._name}: metrics() must give a dict of sums without "loss", found {metrics}'
+            )
+        count = tf.cast(tf.shape(y)[0], tf.float64)
+        sums = {"loss": tf.cast(loss, tf.float64) * count}
+        for name in sorted(metrics):
+            total = tf.cast(metrics[name], tf.float64)
+            if total.shape.rank not in (0, 1):
+                raise InvalidTask(
+                    f"task {self._name}: metric {name} has shape {total.shape}; sum it over the batch's examples, "
+                    "to a number or a flat list of numbers"
+                )
+            sums[name] = total
+        return sums
+
+
+class Evaluation:
+    """`names`: of the sums; `numbers`: of those which are one number and not a list."""
+
+    def __init__(self, model: Model, measure: Measure, name: str, x: Array, y: Array) -> None:
+        """x, y: any examples of the task, for their shapes and dtypes. Raises InvalidTask where its parts do
+        not fit."""
+        import tensorflow as tf
+
+        self._model, self._measure = model, measure
+        with blaming(f"task {name}: model, loss and metrics do not fit its data"):
+            self._call = tf.function(
+                self._graph,
+                input_signature=[
+                    [tf.TensorSpec(spec.shape, tf.float32) for spec in model.manifest.arrays],
+                    tf.TensorSpec([None, *x.shape[1:]], x.dtype),
+                    tf.TensorSpec([None, *y.shape[1:]], y.dtype),
+                ],
+                autograph=False,
+            ).get_concrete_function()
+        shapes: dict[str, Any] = self._call.structured_outputs
+        self.names = tuple(shapes)
+        self.numbers = tuple(name for name, sums in shapes.items() if sums.shape.rank == 0)
+
+    def run(self, weights: Sequence[Float32], x: Array, y: Array) -> Evaluated:
+        """x [n, …], y [n, …] → sums over the n examples; `seconds` is for the caller to fill in."""
+        import tensorflow as tf
+
+        totals: dict[str, Any] = dict.fromkeys(self.names, 0.0)
+        tensors = [tf.convert_to_tensor(weight) for weight in weights]
+        for at in range(0, len(x), BATCH):
+            sums = self._call(
+                *tensors, tf.convert_to_tensor(x[at : at + BATCH]), tf.convert_to_tensor(y[at : at + BATCH])
+            )
+            totals = {name: totals[name] + sums[name].numpy() for name in self.names}
+        return Evaluated(
+            num_examples=len(x),
+            sums={
+                name: total.tolist() if isinstance(total, np.ndarray) else float(total)
+                for name, total in totals.items()
+            },
+        )
+
+    def _graph(self, weights: Tensors, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        import tensorflow as tf
+
+        states = self._model.states(tf.zeros([self._model.generators, 2], tf.int64))
+        predictions = self._model.predict(*self._model.split(weights), states, x, training=False)[0]
+        return self._measure.sums(y, predictions, self._measure.loss(y, predictions))

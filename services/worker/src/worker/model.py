@@ -1,0 +1,110 @@
+"""A task's Keras model, as the rest of the worker sees it: a manifest and pure functions of its weights.
+
+One Keras model a run, for its structure and its first weights only; its own variables are never trained.
+Weights are `model.weights` in Keras's order, which leaves out the state of random generators: that is seeded
+for each use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from roundtable.errors import InvalidTask
+from roundtable.tasks import Task
+from roundtable.tasks.loading import blaming
+from roundtable.weights import ArraySpec, Manifest, Weights
+
+Tensor: TypeAlias = Any  # tf.Tensor, which has no types of its own
+Tensors: TypeAlias = list[Any]
+
+
+class Model:
+    """`generators` is the number of random generators in it."""
+
+    def __init__(self, task: Task, name: str, seed: int) -> None:
+        """Raises InvalidTask where the task's model cannot be built or used."""
+        import keras
+
+        with blaming(f"task {name}: model() failed"):
+            keras.utils.set_random_seed(seed)
+            self._keras = task.model()
+        if not isinstance(self._keras, keras.Model) or not self._keras.built:
+            raise InvalidTask(f"task {name}: model() must give a built Keras model: give it a keras.Input")
+        trained = {id(variable) for variable in self._keras.trainable_variables}
+        self._weights: list[Any] = list(self._keras.weights)
+        self._trained = [id(variable) in trained for variable in self._weights]
+        place = {id(variable): position for position, variable in enumerate(self._weights)}
+        self._trainable_places = [place[id(variable)] for variable in self._keras.trainable_variables]
+        # What Keras calls non-trainable is batch statistics, which are weights, and generators' states.
+        self._fixed_places = [place.get(id(variable)) for variable in self._keras.non_trainable_variables]
+        self._generator_dtypes = [
+            variable.dtype for variable in self._keras.non_trainable_variables if id(variable) not in place
+        ]
+        self.generators = len(self._generator_dtypes)
+        for variable in self._weights:
+            if variable.dtype != "float32":
+                raise InvalidTask(
+                    f"task {name}: weight {variable.path} is {variable.dtype}; every weight must be float32"
+                )
+        if not any(self._trained):
+            raise InvalidTask(f"task {name}: its model has nothing to train")
+
+    @property
+    def manifest(self) -> Manifest:
+        return Manifest(
+            tuple(
+                ArraySpec(variable.name, tuple(variable.shape), "float32", trained)
+                for variable, trained in zip(self._weights, self._trained, strict=True)
+            )
+        )
+
+    def initial(self) -> Weights:
+        """The first weights: a function of the task and the seed."""
+        return Weights.of(self.manifest, [np.array(variable.numpy()) for variable in self._weights])
+
+    def split(self, weights: Sequence[Tensor]) -> tuple[Tensors, Tensors]:
+        """All weights, in the manifest's order → (trainable, others), each in the manifest's order."""
+        pairs = list(zip(weights, self._trained, strict=True))
+        return [weight for weight, trained in pairs if trained], [
+            weight for weight, trained in pairs if not trained
+        ]
+
+    def join(self, trainable: Sequence[Tensor], others: Sequence[Tensor]) -> Tensors:
+        """The inverse of `split`."""
+        sources = {True: iter(trainable), False: iter(others)}
+        return [next(sources[trained]) for trained in self._trained]
+
+    def predict(
+        self,
+        trainable: Sequence[Tensor],
+        others: Sequence[Tensor],
+        states: Sequence[Tensor],
+        x: Tensor,
+        training: bool,
+    ) -> tuple[Tensor, Tensors, Tensors, Tensors]:
+        """In a graph: x [b, …] → (predictions, others after it, generator states after it, regularization
+        losses)."""
+        weights = self.join(trainable, others)
+        waiting = iter(states)
+        fixed = [next(waiting) if place is None else weights[place] for place in self._fixed_places]
+        predictions, after, losses = self._keras.stateless_call(
+            [weights[place] for place in self._trainable_places],
+            fixed,
+            x,
+            training=training,
+            return_losses=True,
+        )
+        next_states = []
+        for place, value in zip(self._fixed_places, after, strict=True):
+            if place is None:
+                next_states.append(value)
+            else:
+                weights[place] = value
+        return predictions, self.split(weights)[1], next_states, list(losses)
+
+    def states(self, seeds: Tensor) -> Tensors:
+        """In a graph: int64 [generators, 2] → one state for each of the model's random generators."""
+        import tensorflow as tf
+
+        return [tf.cast(seeds[index], dtype) for index, dtype in enumerate(self._generator_dtypes)]

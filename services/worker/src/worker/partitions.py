@@ -1,0 +1,83 @@
+"""What data a client has: the one place where portable and pinned clients differ.
+
+A portable client's partition is a pure function of (task, partitioner, seed, client); only its indices are
+kept, never a copy of its examples. A pinned client has all of its node's own folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from roundtable.errors import InvalidData, NotAsked
+from roundtable.experiment import Experiment
+from roundtable.tasks import Data, Task
+from roundtable.tasks.loading import blaming
+from roundtable.tasks.pinned import check_classes, load_node
+from roundtable.types import Array, ClientId, Digest, Int64
+
+from worker.seeds import held_out
+
+
+@dataclass(frozen=True)
+class Partitions:
+    """x, y: the examples that this worker's clients are made of. `indices`: a client → its rows of them."""
+
+    x: Array
+    y: Array
+    x_test: Array
+    y_test: Array
+    indices: Mapping[ClientId, Int64]
+    data_hash: Digest
+    holdout: float
+    seed: int
+
+    def of(self, client: ClientId) -> tuple[Int64, Int64]:
+        """A client's rows: (to train on, held out). Raises NotAsked for a client that is not here."""
+        if client not in self.indices:
+            here = (
+                f"clients 0 … {len(self.indices) - 1}" if len(self.indices) > 1 else f"{list(self.indices)}"
+            )
+            raise NotAsked(f"client {client} has no data on this worker, which has {here}")
+        return held_out(self.indices[client], self.holdout, self.seed, client)
+
+
+def read(
+    task: Task,
+    experiment: Experiment,
+    datasets_dir: Path,
+    pinned_dir: Path | None,
+    pinned_client: ClientId | None,
+) -> Partitions:
+    """Load the task's data and spread it. Raises InvalidData, InvalidTask or InvalidExperiment.
+
+    In a pinned run a worker without a folder of its own has no clients, but evaluates on the task's test set.
+    """
+    with blaming(f"task {experiment.task}: load() failed"):
+        data = task.load(datasets_dir)
+        labels = task.labels(data.y_train)
+    if not isinstance(data, Data):
+        raise InvalidData(
+            f"task {experiment.task}: load() gave {type(data).__name__}; it must give roundtable.tasks.Data"
+        )
+    if labels.shape != (len(data.y_train),):
+        raise InvalidData(
+            f"task {experiment.task}: labels(y) has shape {labels.shape}; it must be one integer an example"
+        )
+    check_classes(task, labels)
+    x, y, digest = data.x_train, data.y_train, data.digest
+    indices: dict[ClientId, Int64]
+    if experiment.partition.kind == "pinned":
+        x, y, digest, indices = x[:0], y[:0], data.test_digest, {}
+        if pinned_dir is not None:
+            with blaming(f"task {experiment.task}: load_node() failed"):
+                x, y = load_node(task, pinned_dir, data)
+            if pinned_client is not None:
+                indices = {pinned_client: np.arange(len(x), dtype=np.int64)}
+    else:
+        spread = experiment.partition.split(labels, experiment.clients.count, experiment.seed)
+        indices = dict(enumerate(spread))
+    return Partitions(
+        x, y, data.x_test, data.y_test, indices, digest, experiment.clients.holdout, experiment.seed
+    )

@@ -1,0 +1,201 @@
+"""What a run asks of TensorFlow, for the rest of the worker: first weights, training a client, evaluating
+weights.
+
+One trainer a run: it holds the task's data, one Keras model and the traced functions. Not for two threads at
+once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from roundtable.errors import InvalidData, InvalidTask, NotFinite
+from roundtable.messages import Evaluated, Initialized, Plan
+from roundtable.tasks import find
+from roundtable.tasks.loading import blaming
+from roundtable.types import ClientId, Digest, Float32, Metrics, Seconds
+from roundtable.weights import Manifest, Weights
+
+from worker import partitions
+from worker.evaluation import Evaluation, Measure
+from worker.model import Model
+from worker.runtime import configure_threads
+from worker.seeds import generator_states, shuffles
+from worker.training import Local, LocalTraining
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One client's local training. `update` is local − global; `broadcast` the change of it, and `state` the
+    client's new one, where the objective has them. `loss` and `metrics` are means over the last local epoch's
+    examples."""
+
+    update: Weights
+    broadcast: Weights | None
+    state: Weights | None
+    num_examples: int
+    num_steps: int
+    loss: float
+    metrics: Metrics
+    seconds: Seconds
+    cpu_seconds: Seconds  # of the process, while it trained
+
+
+class Trainer:
+    def __init__(
+        self, plan: Plan, tasks_dir: Path, datasets_dir: Path, pinned_dir: Path | None, node: str
+    ) -> None:
+        """Loads the task and its data, and builds the model. Raises InvalidTask, InvalidData, InvalidSetting
+        (threads) or InvalidExperiment (data that cannot be split so)."""
+        self._experiment = experiment = plan.experiment
+        found = find(experiment.task, experiment.task_options, tasks_dir)
+        self._task, self.task_hash = found.task, found.hash
+        configure_threads(experiment.training.threads.intra, experiment.training.threads.inter)
+        self._data = partitions.read(
+            found.task, experiment, datasets_dir, pinned_dir, plan.pinned_clients.get(node)
+        )
+        self.data_hash: Digest = self._data.data_hash
+        self._model = Model(found.task, experiment.task, experiment.seed)
+        self._manifest = self._model.manifest
+        self._measure = Measure(found.task, experiment.task)
+        self._evaluation = Evaluation(
+            self._model, self._measure, experiment.task, self._data.x_test, self._data.y_test
+        )
+
+    def initialize(self) -> tuple[Weights, Initialized]:
+        """The run's first weights, seeded by the experiment, and what they are."""
+        return self._model.initial(), Initialized(
+            arrays=self._manifest.arrays,
+            task_hash=self.task_hash,
+            data_hash=self.data_hash,
+            train_examples=len(self._data.x),
+            test_examples=len(self._data.x_test),
+            metrics=self._evaluation.names,
+        )
+
+    def use(self, manifest: Manifest) -> None:
+        """Take the run's manifest. Raises InvalidTask where the model built here is another."""
+        for position, (ours, theirs) in enumerate(zip(self._manifest.arrays, manifest.arrays, strict=False)):
+            if ours != theirs:
+                raise InvalidTask(
+                    f"task {self._experiment.task}: array {position} of the model is {ours} here and {theirs} in the "
+                    "run; give all workers the same versions of Keras and TensorFlow"
+                )
+        if len(self._manifest.arrays) != len(manifest.arrays):
+            raise InvalidTask(
+                f"task {self._experiment.task}: the model has {len(self._manifest.arrays)} arrays here, "
+                f"{len(manifest.arrays)} in the run; give all workers the same versions of Keras and TensorFlow"
+            )
+
+    def train(
+        self,
+        client: ClientId,
+        round_number: int,
+        weights: Weights,
+        broadcast: Weights | None,
+        state: Weights | None,
+        stop: Callable[[], bool],
+    ) -> Trained:
+        """Train a client from the round's global weights. Raises NotAsked, InvalidData (no examples),
+        NotFinite.
+
+        Once `stop` says so the training ends early, and its result is of no use.
+        """
+        began, cpu_began = time.perf_counter(), time.process_time()
+        training, seed = self._experiment.training, self._experiment.seed
+        rows, _ = self._data.of(client)
+        if not len(rows):
+            raise InvalidData(
+                f"client {client} has no examples to train on: set a partition that gives it some"
+            )
+        order = rows.astype(np.int32)[shuffles(len(rows), training.epochs, seed, round_number, client)]
+        controls = self._controls(broadcast, state)
+        with blaming(f"task {self._experiment.task}: training failed"):
+            local = self._training.run(
+                list(weights.arrays),
+                order,
+                generator_states(self._model.generators, seed, round_number, client),
+                *controls,
+                stop,
+            )
+        update = Weights.of(
+            weights.manifest, [end - start for end, start in zip(local.ends, weights.arrays, strict=True)]
+        )
+        if not all(np.isfinite(array).all() for array in update.arrays):
+            raise NotFinite(
+                f"client {client}, round {round_number}: training diverged (loss {local.loss}); "
+                "lower training.learning_rate"
+            )
+        change, after = self._finish(weights, local, *controls)
+        return Trained(
+            update=update,
+            broadcast=change,
+            state=after,
+            num_examples=len(rows),
+            num_steps=local.num_steps,
+            loss=local.loss,
+            metrics=local.metrics,
+            seconds=time.perf_counter() - began,
+            cpu_seconds=time.process_time() - cpu_began,
+        )
+
+    def evaluate(self, weights: Weights, shard: int | None, client: ClientId | None) -> Evaluated:
+        """Sums over a shard of the test set, or over a client's held-out examples, or over the whole test
+        set."""
+        began = time.perf_counter()
+        x, y = self._data.x_test, self._data.y_test
+        if client is not None:
+            _, rows = self._data.of(client)
+            x, y = self._data.x[rows], self._data.y[rows]
+        elif shard is not None:
+            shards = self._experiment.evaluation.shards
+            part = slice(shard * len(x) // shards, (shard + 1) * len(x) // shards)
+            x, y = x[part], y[part]
+        evaluated = self._evaluation.run(weights.arrays, x, y)
+        return evaluated.model_copy(update={"seconds": time.perf_counter() - began})
+
+    # --- the parts
+
+    @cached_property
+    def _training(self) -> LocalTraining:
+        metrics = [name for name in self._evaluation.numbers if name != "loss"]
+        return LocalTraining(
+            self._model,
+            self._measure,
+            metrics,
+            self._experiment.training,
+            self._experiment.strategy.objective,
+            self._data.x,
+            self._data.y,
+        )
+
+    def _controls(
+        self, broadcast: Weights | None, state: Weights | None
+    ) -> tuple[list[Float32], list[Float32]]:
+        """The objective's broadcast and client state, zero where there is none yet; empty for objectives
+        without."""
+        if not self._experiment.strategy.objective.controls:
+            return [], []
+        zeros = Weights.zeros(self._manifest.trainable)
+        return list((broadcast or zeros).arrays), list((state or zeros).arrays)
+
+    def _finish(
+        self, weights: Weights, local: Local, broadcast: list[Float32], state: list[Float32]
+    ) -> tuple[Weights | None, Weights | None]:
+        """(change of the broadcast, new client state), as the objective defines them."""
+        objective = self._experiment.strategy.objective
+        if not objective.controls:
+            return None, None
+        starts, ends = self._model.split(weights.arrays)[0], self._model.split(local.ends)[0]
+        steps, rate = max(local.num_steps, 1), self._experiment.training.learning_rate
+        pairs = [
+            objective.finish(start, end, steps, rate, sent, kept)
+            for start, end, sent, kept in zip(starts, ends, broadcast, state, strict=True)
+        ]
+        trainable = self._manifest.trainable
+        after = Weights.of(trainable, [np.asarray(new, np.float32) for new, _ in pairs])
+        return Weights.of(trainable, [np.asarray(change, np.float32) for _, change in pairs]), after

@@ -1,0 +1,198 @@
+"""The local training of a client as one graph call: all its epochs, shuffled, with the last short batch.
+
+Nothing outlives a call: weights, optimizer state and random generators are arguments and loop variables, so
+the same arguments give the same bits, whatever was trained before and in whatever process. One trace serves
+every client size. The examples of an epoch are gathered once, before its batches are sliced."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from roundtable.experiment import Training
+from roundtable.strategy import Objective
+from roundtable.types import Array, Float32, Int64
+
+from worker.evaluation import Measure
+from worker.model import Model, Tensor, Tensors
+from worker.optimizers import optimizer_of
+
+STOP_SECONDS = 0.2  # how often a training that takes longer is asked whether it is still wanted
+
+
+@dataclass(frozen=True)
+class Local:
+    """What came of it: all weights in the manifest's order; loss and metrics are means over the last epoch's
+    examples."""
+
+    ends: list[Float32]
+    num_steps: int
+    loss: float
+    metrics: dict[str, float]
+
+
+class LocalTraining:
+    """A traced function over one data set, which stays where it is: a client is an array of row numbers."""
+
+    def __init__(
+        self,
+        model: Model,
+        measure: Measure,
+        metrics: Sequence[str],
+        training: Training,
+        objective: Objective,
+        x: Array,
+        y: Array,
+    ) -> None:
+        """x [n, …], y [n, …]: the data set. `metrics`: the names, of those the task measures, to be told
+        of."""
+        import tensorflow as tf
+
+        self._model, self._measure, self._metrics = model, measure, ("loss", *metrics)
+        self._training, self._objective = training, objective
+        self._optimizer = optimizer_of(training)
+        self.traces = 0
+        with tf.device("CPU"):  # an accelerator is given an epoch at a time, never the data set
+            self._x, self._y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
+            self._stopped = tf.Variable(False, trainable=False)
+        weights = [tf.TensorSpec(spec.shape, tf.float32) for spec in model.manifest.arrays]
+        controls = [
+            tf.TensorSpec(spec.shape, tf.float32)
+            for spec in (model.manifest.trainable.arrays if objective.controls else ())
+        ]
+        self._call = tf.function(
+            self._graph,
+            input_signature=[
+                weights,
+                tf.TensorSpec([None, *x.shape[1:]], self._x.dtype),
+                tf.TensorSpec([None, *y.shape[1:]], self._y.dtype),
+                tf.TensorSpec([None, None], tf.int32),
+                tf.TensorSpec([model.generators, 2], tf.int64),
+                controls,
+                controls,
+            ],
+            autograph=False,
+        )
+
+    def run(
+        self,
+        weights: list[Float32],
+        order: npt.NDArray[np.int32],
+        generator_states: Int64,
+        broadcast: list[Float32],
+        state: list[Float32],
+        stop: Callable[[], bool],
+    ) -> Local:
+        """Train from `weights` over rows `order` [epochs, n] of the data. `broadcast` and `state` as the
+        objective has them, empty where it has none. When `stop` says so it ends early, with a result that is
+        of no use to anyone."""
+        with self._watching(stop):
+            ends, steps, sums = self._call(
+                weights, self._x, self._y, order, generator_states, broadcast, state
+            )
+        examples = order.shape[1]
+        means = {name: float(total) / examples for name, total in zip(self._metrics, sums, strict=True)}
+        return Local([end.numpy() for end in ends], int(steps), means.pop("loss"), means)
+
+    @contextmanager
+    def _watching(self, stop: Callable[[], bool]) -> Iterator[None]:
+        """While the graph runs, this thread cannot ask; another one does, and the loop reads what it
+        found."""
+        done = threading.Event()
+
+        def watch() -> None:
+            while not done.wait(STOP_SECONDS):
+                if stop():
+                    self._stopped.assign(True)
+                    return
+
+        self._stopped.assign(stop())
+        watcher = threading.Thread(target=watch, name="watch-training", daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watcher.join()
+
+    # --- in the graph
+
+    def _graph(
+        self,
+        weights: Tensors,
+        x: Tensor,
+        y: Tensor,
+        order: Tensor,
+        seeds: Tensor,
+        broadcast: Tensors,
+        state: Tensors,
+    ) -> tuple[Tensors, Tensor, Tensors]:
+        import tensorflow as tf
+
+        self.traces += 1
+        start, others = self._model.split(weights)
+        examples = tf.shape(order)[1]
+        size = examples if self._training.batch_size == "full" else tf.constant(self._training.batch_size)
+        no_controls: Tensors = [None] * len(start)
+        broadcast, state = broadcast or no_controls, state or no_controls
+
+        def step(x_epoch: Tensor, y_epoch: Tensor, at: Tensor, carry: Any, sums: Tensors) -> Any:
+            trained, others, slots, states, count = carry
+            upto = tf.minimum(at + size, examples)
+            x_batch, y_batch = x_epoch[at:upto], y_epoch[at:upto]  # [b, …]
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(trained)
+                predictions, others, states, extra = self._model.predict(
+                    trained, others, states, x_batch, True
+                )
+                loss = self._measure.loss(y_batch, predictions)
+                objective = tf.add_n([loss, *extra]) if extra else loss
+            gradients = tape.gradient(objective, trained, unconnected_gradients="zero")
+            count += 1
+            stepped = [
+                self._optimizer.apply(
+                    slot,
+                    weight,
+                    self._objective.gradient(gradient, weight, first, sent, kept),
+                    tf.cast(count, tf.float32),
+                )
+                for slot, weight, gradient, first, sent, kept in zip(
+                    slots, trained, gradients, start, broadcast, state, strict=True
+                )
+            ]
+            more = self._measure.sums(y_batch, predictions, loss)
+            sums = [total + more[name] for total, name in zip(sums, self._metrics, strict=True)]
+            return upto, ([w for _, w in stepped], others, [s for s, _ in stepped], states, count), sums
+
+        def epoch(number: Tensor, carry: Any, sums: Tensors) -> Any:
+            with tf.device("CPU"):
+                rows = order[number]
+                x_epoch, y_epoch = tf.gather(x, rows), tf.gather(y, rows)  # [n, …]
+            _, carry, sums = tf.while_loop(
+                lambda at, *_: tf.logical_and(at < examples, tf.logical_not(self._stopped)),
+                lambda at, carry, sums: step(x_epoch, y_epoch, at, carry, sums),
+                (tf.constant(0), carry, [tf.zeros_like(total) for total in sums]),
+                parallel_iterations=1,
+            )
+            return number + 1, carry, sums
+
+        carry = (
+            start,
+            others,
+            [self._optimizer.init(w) for w in start],
+            self._model.states(seeds),
+            tf.constant(0),
+        )
+        zeros = [tf.constant(0.0, tf.float64) for _ in self._metrics]
+        _, (trained, others, _, _, count), sums = tf.while_loop(
+            lambda number, *_: tf.logical_and(number < tf.shape(order)[0], tf.logical_not(self._stopped)),
+            epoch,
+            (tf.constant(0), carry, zeros),
+            parallel_iterations=1,
+        )
+        return self._model.join(trained, others), count, sums

@@ -1,0 +1,230 @@
+"""An httpx transport over bare sockets: large bodies go between the kernel and their buffers without a copy
+in between.
+
+httpx's own transport copies each byte of a reply about five times and takes an update in small pieces. This
+one sends `request.extensions["buffers"]` with sendmsg, and receives a reply straight into one buffer of its
+length, left in `response.extensions["content"]`. It speaks plain HTTP/1.1 and keeps what httpx gives:
+time-outs from `request.extensions["timeout"]`, connections used again and opened anew once closed, replies of
+any framing, errors as httpx.TransportError. Anything it does not do itself (https, proxies, upgrades) it
+leaves to the stock transport.
+
+Extensions, all optional and ignored by the stock transport: request   "buffers"   sequence of bytes-like: the
+body, instead of `request.stream`; its bytes are the same "limit"     bytes: a reply body up to this length is
+received before `handle_request` returns response  "content"   memoryview: that body
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import httpx
+import numpy as np
+from roundtable.types import Seconds
+
+from worker.connection import Connection, Headers, Origin, cut_short, malformed
+
+_IDLE_KEPT: Final = 8
+_CHUNK_SIZE: Final = re.compile(rb"([0-9a-fA-F]{1,16})[ \t]*(;.*)?")
+
+
+class SocketTransport(httpx.BaseTransport):
+    """Thread-safe; each request has a connection of its own while it lasts."""
+
+    def __init__(self, stock: httpx.BaseTransport | None = None) -> None:
+        self._stock = stock or httpx.HTTPTransport()
+        self._idle: deque[Connection] = deque()
+        self._lock = threading.Lock()
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        url = request.url
+        if url.scheme != "http" or "upgrade" in request.headers:
+            return self._stock.handle_request(request)
+        limits = _Timeouts(request.extensions.get("timeout") or {})
+        connection = self._connection((url.raw_host.decode("ascii"), url.port or 80), limits)
+        try:
+            return self._exchange(connection, request, limits)
+        except BaseException:
+            connection.close()
+            raise
+
+    def close(self) -> None:
+        self._stock.close()
+        with self._lock:
+            while self._idle:
+                self._idle.pop().close()
+
+    def _connection(self, origin: Origin, limits: _Timeouts) -> Connection:
+        with self._lock:
+            for connection in [kept for kept in self._idle if not kept.usable()]:
+                self._idle.remove(connection)
+                connection.close()
+            for connection in reversed(self._idle):  # the one used last
+                if connection.origin == origin:
+                    self._idle.remove(connection)
+                    return connection
+        return Connection(origin, limits.connect)
+
+    def release(self, connection: Connection, reusable: bool) -> None:
+        """The reply is in, or given up: keep the connection for another request, or close it."""
+        surplus = None if reusable else connection
+        if reusable:
+            connection.since = time.monotonic()
+            with self._lock:
+                self._idle.append(connection)
+                surplus = self._idle.popleft() if len(self._idle) > _IDLE_KEPT else None
+        if surplus is not None:
+            surplus.close()
+
+    def _exchange(self, connection: Connection, request: httpx.Request, limits: _Timeouts) -> httpx.Response:
+        connection.timeout(limits.write)
+        sent = True
+        try:
+            _send(connection, request)
+        except httpx.WriteError:
+            sent = False  # refused half-way: the reply that says why may be there already
+        connection.timeout(limits.read)
+        status, headers, version = connection.read_head()
+        fields = _fields(headers)
+        keep = sent and version == b"HTTP/1.1" and b"close" not in fields.get(b"connection", b"").lower()
+        body = _Body(self, connection, keep, _framing(request.method, status, fields))
+        extensions: dict[str, object] = {"http_version": version}
+        limit = request.extensions.get("limit")
+        if limit is not None and body.length is not None and body.length <= limit:
+            extensions["content"] = content = body.receive()
+            return httpx.Response(status, headers=headers, stream=_Received(content), extensions=extensions)
+        return httpx.Response(status, headers=headers, stream=body, extensions=extensions)
+
+
+class _Timeouts:
+    def __init__(self, seconds: dict[str, Seconds | None]) -> None:
+        self.connect, self.read, self.write = (seconds.get(name) for name in ("connect", "read", "write"))
+
+
+class _Body(httpx.SyncByteStream):
+    """A reply's body as it comes. `length` in bytes; None: in chunks, or until the connection ends."""
+
+    def __init__(
+        self, transport: SocketTransport, connection: Connection, keep: bool, framing: int | str
+    ) -> None:
+        self.length = framing if isinstance(framing, int) else None
+        self._chunked = framing == "chunked"
+        self._transport = transport
+        self._connection: Connection | None = connection
+        self._keep = keep and framing != "until closed"
+        if self.length == 0:
+            self._release(self._keep)
+
+    def receive(self) -> memoryview:
+        """All of it, of known length, in one buffer."""
+        assert self.length is not None
+        # numpy asks for huge pages and does not clear them: half the cost of a fresh 100 MB.
+        content = np.empty(self.length, np.uint8).data
+        if self._connection is not None:
+            self._connection.fill(content)
+            self._release(self._keep)
+        return content
+
+    def __iter__(self) -> Iterator[bytes]:
+        if self._connection is None:
+            return
+        try:
+            if self._chunked:
+                yield from _chunks(self._connection)
+            elif self.length is None:
+                yield from iter(self._connection.some, b"")
+            else:
+                left = self.length
+                while left:
+                    piece = self._connection.some(left) or cut_short()
+                    left -= len(piece)
+                    yield piece
+        except httpx.TransportError:
+            self._release(False)
+            raise
+        self._release(self._keep)
+
+    def close(self) -> None:
+        self._release(False)  # whoever did not read it to its end leaves bytes behind
+
+    def _release(self, reusable: bool) -> None:
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            self._transport.release(connection, reusable)
+
+
+class _Received(httpx.SyncByteStream):
+    def __init__(self, content: memoryview) -> None:
+        self._content = content
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield bytes(self._content)
+
+
+def _send(connection: Connection, request: httpx.Request) -> None:
+    buffers: Sequence[bytes | memoryview] | None = request.extensions.get("buffers")
+    head = [f"{request.method} ".encode(), request.url.raw_path, b" HTTP/1.1\r\n"]
+    for name, value in request.headers.raw:
+        head += (name, b": ", value, b"\r\n")
+    joined = b"".join([*head, b"\r\n"])
+    if buffers is not None:
+        connection.send([joined, *buffers])
+    elif isinstance(request.stream, httpx.ByteStream):
+        connection.send([joined, *request.stream])
+    else:
+        chunked = request.headers.get("transfer-encoding", "").lower() == "chunked"
+        connection.send([joined])
+        assert isinstance(request.stream, httpx.SyncByteStream)
+        for piece in request.stream:
+            if piece and chunked:
+                connection.send([b"%x\r\n" % len(piece), piece, b"\r\n"])
+            else:
+                connection.send([piece])
+        if chunked:
+            connection.send([b"0\r\n\r\n"])
+
+
+def _fields(headers: Headers) -> dict[bytes, bytes]:
+    fields: dict[bytes, bytes] = {}
+    for name, value in headers:
+        name = name.lower()
+        if name == b"content-length" and fields.get(name, value) != value:
+            malformed("two lengths")
+        fields[name] = value
+    return fields
+
+
+def _framing(method: str, status: int, fields: dict[bytes, bytes]) -> int | str:
+    """How the body ends (RFC 9112, section 6.3): its length in bytes, "chunked" or "until closed"."""
+    if method == "HEAD" or status in (204, 304):
+        return 0
+    if b"transfer-encoding" in fields:
+        if fields[b"transfer-encoding"].lower() != b"chunked":
+            malformed(f"transfer-encoding {fields[b'transfer-encoding'][:80]!r}")
+        return "chunked"
+    if b"content-length" in fields:
+        if not fields[b"content-length"].isdigit():
+            malformed(f"content-length {fields[b'content-length'][:80]!r}")
+        return int(fields[b"content-length"])
+    return "until closed"
+
+
+def _chunks(connection: Connection) -> Iterator[bytes]:
+    while True:
+        line = connection.read_line()
+        size = _CHUNK_SIZE.fullmatch(line) or malformed(f"chunk size {line[:80]!r}")
+        left = int(size[1], 16)
+        if not left:
+            break
+        while left:
+            piece = connection.some(left) or cut_short()
+            left -= len(piece)
+            yield piece
+        if connection.read_line():
+            malformed("a chunk longer than it says")
+    while connection.read_line():
+        pass  # trailers

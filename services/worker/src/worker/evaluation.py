@@ -50,8 +50,8 @@ class Measure:
             total = tf.cast(metrics[name], tf.float64)
             if total.shape.rank not in (0, 1):
                 raise InvalidTask(
-                    f"task {self._name}: metric {name} has shape {total.shape}; sum it over the batch's examples, "
-                    "to a number or a flat list of numbers"
+                    f"task {self._name}: metric {name} has shape {total.shape}; sum it over the batch's "
+                    "examples, to a number or a flat list of numbers"
                 )
             sums[name] = total
         return sums

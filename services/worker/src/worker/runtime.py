@@ -1,6 +1,6 @@
 """TensorFlow as this process has it: thread counts, determinism, accelerator.
 
-The first call imports TensorFlow, which takes seconds.
+The first call imports TensorFlow, which takes seconds; importing this module does not.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 
 from roundtable.errors import InvalidSetting
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported: errors only
 
 _configured: tuple[int, int] | None = None
 
@@ -38,8 +40,8 @@ def configure_threads(intra: int, inter: int) -> None:
         )
         raise InvalidSetting(
             f"training.threads: intra = {intra}, inter = {inter}, but this worker's TensorFlow runs with "
-            f"{found[0]} and {found[1]} since it started: restart the worker, or give both experiments the same "
-            "counts"
+            f"{found[0]} and {found[1]} since it started: restart the worker, or give both experiments the "
+            "same counts"
         ) from None
     _configured = (intra, inter)
 

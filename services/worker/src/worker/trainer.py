@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,11 @@ from roundtable.weights import Manifest, Weights
 from worker import partitions
 from worker.evaluation import Evaluation, Measure
 from worker.model import Model
-from worker.runtime import configure_threads
+from worker.runtime import accelerator, configure_threads
 from worker.seeds import generator_states, shuffles
 from worker.training import Local, LocalTraining
+
+__all__ = ["Trained", "Trainer", "accelerator", "configure_threads"]
 
 
 @dataclass(frozen=True)
@@ -79,16 +82,12 @@ class Trainer:
 
     def use(self, manifest: Manifest) -> None:
         """Take the run's manifest. Raises InvalidTask where the model built here is another."""
-        for position, (ours, theirs) in enumerate(zip(self._manifest.arrays, manifest.arrays, strict=False)):
-            if ours != theirs:
-                raise InvalidTask(
-                    f"task {self._experiment.task}: array {position} of the model is {ours} here and {theirs} in the "
-                    "run; give all workers the same versions of Keras and TensorFlow"
-                )
-        if len(self._manifest.arrays) != len(manifest.arrays):
+        here, there = self._manifest.arrays, manifest.arrays
+        if here != there:
+            ours, theirs = next(pair for pair in zip_longest(here, there) if pair[0] != pair[1])
             raise InvalidTask(
-                f"task {self._experiment.task}: the model has {len(self._manifest.arrays)} arrays here, "
-                f"{len(manifest.arrays)} in the run; give all workers the same versions of Keras and TensorFlow"
+                f"task {self._experiment.task}: the model built here is not the run's: {ours} here, {theirs} there; "
+                f"give all workers the same versions of Keras and TensorFlow"
             )
 
     def train(

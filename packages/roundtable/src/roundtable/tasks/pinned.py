@@ -27,7 +27,7 @@ def count_labels(folder: Path, task: Task | None = None) -> PinnedData:
     labels = task.node_labels(folder) if task else read_npz(folder / "data.npz", ("y",), REMEDY)["y"]
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or len(labels) == 0:
         raise InvalidData(
-            f"{folder}: y is {labels.dtype} {labels.shape}; it must be one integer an example, and not empty; "
+            f"{folder}: y is {labels.dtype} {labels.shape}; one integer an example is needed, at least one; "
             f"{REMEDY}"
         )
     values, counts = np.unique(labels, return_counts=True)

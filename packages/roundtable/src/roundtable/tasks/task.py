@@ -81,8 +81,8 @@ class Task(ABC):
         if y.ndim == 1 and np.issubdtype(y.dtype, np.integer):
             return y
         raise InvalidTask(
-            f"{type(self).__name__}.labels(y): y has dtype {y.dtype} and shape {y.shape}, which is not one integer "
-            "an example; write labels(), with np.zeros(len(y), int) where no label fits"
+            f"{type(self).__name__}.labels(y): y has dtype {y.dtype} and shape {y.shape}, which is not one "
+            "integer an example; write labels(), with np.zeros(len(y), int) where no label fits"
         )
 
     def train_labels(self, data_dir: Path) -> Array:
@@ -131,5 +131,5 @@ def array_hash(**arrays: Array) -> Digest:
         digest.update(f"{name} {array.dtype.name} {'x'.join(map(str, array.shape))}\n".encode())
     for array in arrays.values():
         little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-        digest.update(memoryview(little.reshape(-1).view(np.uint8)))
+        digest.update(little.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

@@ -1,0 +1,118 @@
+"""`python -m worker`: one worker process, from its settings to its exit code.
+
+Exit codes: 0 it left in good order; 1 a fault of its own; 2 a setting, token or version that cannot
+work.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from queue import SimpleQueue
+from types import FrameType
+from typing import TypeAlias
+
+from roundtable.errors import RoundtableError
+from roundtable.messages import PROTOCOL, Join, Plan
+
+from worker import logs, machine
+from worker.agent import Agent
+from worker.link import Link
+from worker.settings import Settings, load, read_token
+
+End: TypeAlias = "BaseException | str"  # what went wrong, or what asked the worker to leave
+
+
+class Ends:
+    """What may end the worker, from any thread or signal handler."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[End] = (
+            SimpleQueue()
+        )  # its put may interrupt itself, as a signal handler does
+        self._started = False
+        self._asked = False
+
+    def wait(self) -> End:
+        self._started = True
+        return self._queue.get()
+
+    def put(self, end: End) -> None:
+        self._queue.put(end)
+
+    def ask(self, reason: str) -> None:
+        """Leave; before there is anything to leave, exit."""
+        if not self._started:
+            os._exit(0)
+        self.put(reason)
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """The first SIGTERM or SIGINT asks the worker to leave, the second ends it at once."""
+        if self._asked:
+            os._exit(128 + number)
+        self._asked = True
+        self.ask(signal.Signals(number).name)
+
+    def watch_input(self) -> None:
+        """Ask when standard input ends: whoever started this is gone."""
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
+        self.ask("end of input")
+
+
+def main(arguments: Sequence[str]) -> int:
+    ends = Ends()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, ends.on_signal)
+    logs.configure()
+    try:
+        settings = load(arguments)
+        if settings.exit_on_eof:
+            threading.Thread(target=ends.watch_input, name="input", daemon=True).start()
+        agent = _agent(settings, ends)
+    except RoundtableError as error:
+        return _refuse(error)
+    agent.start()
+    end = ends.wait()
+    if isinstance(end, RoundtableError):
+        return _refuse(end)
+    fault = isinstance(end, BaseException)
+    agent.leave(0.0 if fault else settings.leave_seconds)
+    return 1 if fault else 0
+
+
+def _agent(settings: Settings, ends: Ends) -> Agent:
+    from worker.trainer import Trainer, accelerator, configure_threads  # seconds: it imports TensorFlow
+
+    def make_trainer(plan: Plan) -> Trainer:
+        threads = plan.experiment.training.threads
+        configure_threads(threads.intra, threads.inter)
+        return Trainer(plan, settings.tasks_dir, settings.datasets_dir, settings.data_dir, settings.node_name)
+
+    join = Join(
+        protocol=PROTOCOL,
+        instance=secrets.token_hex(16),
+        host=machine.host(),
+        node=settings.node_name,
+        arch=machine.arch(),
+        cpus=machine.cpus(),
+        memory_bytes=machine.memory_bytes(),
+        accelerator=accelerator(),
+    )
+    link = Link(settings.aggregator_url, lambda: read_token(settings.join_token_file))
+    return Agent(link, join, make_trainer, ends.put)
+
+
+def _refuse(error: RoundtableError) -> int:
+    print(f"worker: {error}", file=sys.stderr, flush=True)
+    return 2
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    # Not sys.exit: an abandoned training runs on in its thread, and the interpreter would go down under it.
+    os._exit(code)

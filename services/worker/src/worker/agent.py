@@ -1,0 +1,220 @@
+"""A worker: three threads around one board of orders.
+
+    poll    joins, then polls for ever: the heartbeat, and where orders come from. It alone notices that the
+            aggregator is gone or back, and joins again, as the same instance, when its session is not known.
+    work    carries out orders one after the other: train orders before evaluations.
+    send    sends each reply until it is taken or refused, while the next order is already being worked on.
+
+Nothing here imports TensorFlow: the trainer comes from a factory, so that the same agent serves tests
+and benchmarks.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from random import Random
+
+from roundtable.codec import Encoded
+from roundtable.errors import (
+    IncompatibleVersion,
+    InvalidInput,
+    InvalidSetting,
+    NotPossible,
+    Refused,
+    RoundtableError,
+    StorageFull,
+    Unauthorized,
+    Unknown,
+    problem_of,
+)
+from roundtable.messages import PROTOCOL, Join, OrderResult, Poll
+from roundtable.types import Seconds
+
+from worker.account import cpu_seconds, memory_bytes
+from worker.backoff import Backoff
+from worker.board import Board, Parcel
+from worker.facade import MakeTrainer
+from worker.link import PASSING, Link
+from worker.logs import say, warn
+from worker.work import Work
+
+EMPTY_REPLIES = 3  # polls answered at once with nothing new, before the next ones are held back
+AT_ONCE: Seconds = 0.1
+
+
+class Agent:
+    """`start` it, and `leave`. Where it cannot go on it calls `on_end(error)` once, from one of its threads."""
+
+    def __init__(
+        self,
+        link: Link,
+        join: Join,
+        make_trainer: MakeTrainer,
+        on_end: Callable[[BaseException], None],
+        *,
+        random: Random | None = None,
+        patience: Callable[[Random], Backoff] = Backoff,
+        clock: Callable[[], Seconds] = time.monotonic,
+    ) -> None:
+        random = random or Random(join.instance)  # workers must not wait in step
+        self._link = link
+        self._join_message = join
+        self._on_end = on_end
+        self._clock = clock
+        self._patience: Callable[[], Backoff] = lambda: patience(random)
+        self._ended = threading.Lock()
+        self.board = Board(clock)
+        self._work = Work(link, self.board, make_trainer, self._patience, clock)
+        self._joined = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._guarded, args=(loop,), name=name, daemon=True)
+            for name, loop in (("poll", self._poll), ("work", self._carry_out), ("send", self._send))
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def working(self) -> bool:
+        """Whether a training is still under way (after `leave`: one that took too long)."""
+        return self._threads[1].is_alive()
+
+    def leave(self, grace: Seconds) -> None:
+        """End: what is being trained or sent gets `grace` seconds, the rest goes back to the aggregator."""
+        self.board.close()
+        done = self.board.wait_until_idle(grace)
+        self.board.expire()
+        say("leaving", handed_back=len(self.board.holding()), finished=done)
+        if self._joined.is_set():
+            with suppress(RoundtableError):  # gone or not, the aggregator will find out
+                self._link.leave()
+
+    # --- the poll thread
+
+    def _poll(self) -> None:
+        if not self._join():
+            return
+        backoff, reachable, empty = self._patience(), True, 0
+        while not self.board.closed:
+            poll = Poll(
+                holding=self.board.holding(),
+                doing=self.board.doing(),
+                cpu_seconds=cpu_seconds(),
+                memory_bytes=memory_bytes(),
+            )
+            begun = self._clock()
+            try:
+                reply = self._link.poll(poll)
+            except PASSING as error:
+                if reachable and not self.board.closed:
+                    warn("aggregator lost", detail=str(error))
+                reachable = False
+                self.board.pause(backoff.next())
+                continue
+            except (Unauthorized, Unknown):
+                if self.board.closed:
+                    return
+                warn("session lost", detail="the aggregator does not know this session: joining again")
+                if not self._join():
+                    return
+                reachable = True
+                continue
+            if not reachable:
+                say("aggregator back")
+                reachable = True
+                self.board.nudge()
+            news = self.board.reconcile(reply.give, reply.cancel)
+            empty = 0 if news or self._clock() - begun > AT_ONCE else empty + 1
+            if empty > EMPTY_REPLIES:  # an aggregator that does not wait must not be asked without end
+                self.board.pause(backoff.next())
+            else:
+                backoff.reset()
+
+    def _join(self) -> bool:
+        """Introduce this worker, as often as it takes; False when it is to leave instead."""
+        backoff, said = self._patience(), ""
+        while not self.board.closed:
+            try:
+                joined = self._link.join(self._join_message)
+            except Unauthorized as error:
+                raise InvalidSetting(
+                    f"JOIN_TOKEN_FILE: the aggregator at {self._link.url} refuses the token in it ({error})"
+                ) from None
+            except IncompatibleVersion as error:
+                raise IncompatibleVersion(
+                    f"this worker speaks protocol version {PROTOCOL}; {error}"
+                ) from None
+            except (*PASSING, NotPossible) as error:
+                if type(error).__name__ != said:
+                    said = type(error).__name__
+                    warn("waiting for the aggregator", detail=str(error))
+                self.board.pause(backoff.next())
+                continue
+            say("joined", aggregator=self._link.url, worker=joined.worker)
+            self._joined.set()
+            self.board.nudge()
+            return True
+        return False
+
+    # --- the work thread
+
+    def _carry_out(self) -> None:
+        while (held := self.board.take()) is not None:
+            content = self._work.carry_out(held)
+            if content is None:
+                self.board.drop(held)
+            else:
+                self.board.hand_over(Parcel(held, content))
+
+    # --- the send thread
+
+    def _send(self) -> None:
+        while (parcel := self.board.next_parcel()) is not None:
+            begun = self._clock()
+            self._deliver(parcel)
+            self._link.traffic.count(sending=self._clock() - begun)
+            self.board.drop(parcel.held)
+
+    def _deliver(self, parcel: Parcel) -> None:
+        """Send it until it is taken, refused or no longer wanted."""
+        backoff, order, content, said = self._patience(), parcel.held.order, parcel.content, False
+        while True:
+            try:
+                if isinstance(content, Encoded):
+                    self._link.put_update(order.id, content)
+                else:
+                    self._link.post_result(order.id, content)
+                return
+            except (
+                *PASSING,
+                Unauthorized,
+            ) as error:  # without a session: the poll thread is about to get a new one
+                if isinstance(error, StorageFull) and not said:
+                    warn("aggregator paused", order=order.id, detail=str(error))
+                    said = True
+                if not self.board.pause(backoff.next(), parcel.held):
+                    return
+            except InvalidInput as error:  # this content will never be taken: say so, once
+                warn("update refused", order=order.id, detail=str(error))
+                if not isinstance(content, Encoded):
+                    return
+                content = OrderResult(status="failed", problem=problem_of(error).type, detail=str(error))
+            except Refused as error:  # stale, superseded, not asked: somebody else's by now
+                warn("update dropped", order=order.id, detail=str(error))
+                return
+
+    # --- all of them
+
+    def _guarded(self, loop: Callable[[], None]) -> None:
+        """A thread that ends before it is told to ends the worker: a silent half of a worker helps nobody."""
+        try:
+            loop()
+        except BaseException as error:  # noqa: BLE001 -- handed on whole
+            if not isinstance(error, RoundtableError):
+                warn("fault", traceback=True, thread=threading.current_thread().name)
+            if self._ended.acquire(blocking=False):
+                self._on_end(error)

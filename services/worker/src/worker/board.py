@@ -1,0 +1,211 @@
+"""The orders a worker holds: what its three threads share, and the only thing they share.
+
+    poll thread   reconcile(give, cancel) · holding() · doing()
+    work thread   take() → Held, then hand_over(Parcel) or drop(Held)
+    send thread   next_parcel() → Parcel, then drop(Held)
+
+An order is held from the moment it is given until its reply is accepted (or it is dropped): that is what
+the worker tells the aggregator in each poll. One lock guards all of it, one condition says that
+something changed.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from roundtable.codec import Encoded
+from roundtable.messages import Order, OrderResult
+from roundtable.types import OrderId, Seconds
+
+UPDATES_IN_MEMORY = 2  # one being sent, one being made
+
+# What counts most goes first: a round waits for its updates, nobody waits for an evaluation of the last one.
+_RANK = {"stop": 0, "initialize": 1, "train": 2, "evaluate": 3}
+_DOING = {"stop": "ending a run", "initialize": "initializing", "train": "training", "evaluate": "evaluating"}
+
+
+@dataclass(eq=False)
+class Held:
+    """An order in this worker's hands."""
+
+    order: Order
+    arrived: Seconds  # on the board's clock
+    cancelled: bool = False  # its result is no longer wanted
+
+
+@dataclass(frozen=True, eq=False)
+class Parcel:
+    """An order's reply, ready to be sent."""
+
+    held: Held
+    content: Encoded | OrderResult
+
+
+class Board:
+    def __init__(self, clock: Callable[[], Seconds] = time.monotonic) -> None:
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._held: dict[OrderId, Held] = {}  # queued, running and being sent, in order of arrival
+        self._queue: list[Held] = []
+        self._running: Held | None = None
+        self._outbox: deque[Parcel] = deque()
+        self._sending: Parcel | None = None
+        self._news = 0  # counts nudges, so that a pause ends when the aggregator is back
+        self._closed = False
+        self._expired = False
+
+    # --- the poll thread
+
+    def reconcile(self, give: Iterable[Order], cancel: Iterable[OrderId]) -> bool:
+        """Take the difference the aggregator named. Returns whether that changed anything."""
+        with self._changed:
+            changed = False
+            for order_id in cancel:
+                held = self._held.get(order_id)
+                if held is not None and not held.cancelled:
+                    changed = True
+                    self._cancel(held)
+            for order in give:
+                known = self._held.get(order.id)
+                if (known is None or known.cancelled) and not self._closed:
+                    held = Held(order, self._clock())
+                    self._held[order.id] = held
+                    self._queue.append(held)
+                    changed = True
+            if changed:
+                self._changed.notify_all()
+            return changed
+
+    def _cancel(self, held: Held) -> None:
+        held.cancelled = True
+        if held in self._queue:
+            self._queue.remove(held)
+            self._forget(held)
+        for parcel in [parcel for parcel in self._outbox if parcel.held is held]:
+            self._outbox.remove(parcel)
+            self._forget(held)
+
+    def _forget(self, held: Held) -> None:
+        """Hold it no longer, but for a second copy, given again after the first was cancelled."""
+        if self._held.get(held.order.id) is held:
+            del self._held[held.order.id]
+
+    def holding(self) -> tuple[OrderId, ...]:
+        with self._changed:
+            return tuple(order_id for order_id, held in self._held.items() if not held.cancelled)
+
+    def doing(self) -> str:
+        """One phrase for the eye."""
+        with self._changed:
+            if self._running is None:
+                return "waiting" if self._sending is None else "sending"
+            order = self._running.order
+            subject = f" client {order.client}" if order.client is not None else ""
+            subject = f" shard {order.shard}" if order.shard is not None else subject
+            return _DOING[order.kind] + subject
+
+    # --- the work thread
+
+    def take(self) -> Held | None:
+        """The next order to carry out, waiting for one; None when the board has been closed.
+
+        A train order is not handed out while UPDATES_IN_MEMORY updates wait to be sent."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._next() is not None)
+            held = None if self._closed else self._next()
+            if held is not None:
+                self._queue.remove(held)
+                self._running = held
+            return held
+
+    def _next(self) -> Held | None:
+        parcels = [*self._outbox, *([self._sending] if self._sending else [])]
+        room = sum(isinstance(parcel.content, Encoded) for parcel in parcels) < UPDATES_IN_MEMORY
+        ready = [held for held in self._queue if room or held.order.kind not in ("train", "initialize")]
+        return min(ready, key=lambda held: _RANK[held.order.kind], default=None)
+
+    def hand_over(self, parcel: Parcel) -> None:
+        """The order has been carried out; its reply is to be sent, unless it was cancelled meanwhile."""
+        with self._changed:
+            if self._running is parcel.held:
+                self._running = None
+            if parcel.held.cancelled or self._expired:
+                self._forget(parcel.held)
+            else:
+                self._outbox.append(parcel)
+            self._changed.notify_all()
+
+    # --- the send thread
+
+    def next_parcel(self) -> Parcel | None:
+        """The next reply to send, waiting for one; None when the board is closed and no more will come."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._outbox or self._expired or (self._closed and self._running is None)
+            )
+            self._sending = None if self._expired or not self._outbox else self._outbox.popleft()
+            return self._sending
+
+    # --- any of them
+
+    def drop(self, held: Held) -> None:
+        """The order is done with: its reply was accepted, is no longer wanted, or there is none."""
+        with self._changed:
+            self._forget(held)
+            if self._running is held:
+                self._running = None
+            if self._sending is not None and self._sending.held is held:
+                self._sending = None
+            self._changed.notify_all()
+
+    def pause(self, seconds: Seconds, held: Held | None = None) -> bool:
+        """Wait before another try, less when the aggregator is back. False: give up, `held` is not wanted."""
+        with self._changed:
+            news = self._news
+            self._changed.wait_for(lambda: self._over(held) or self._news != news, seconds)
+            return not self._over(held)
+
+    def unwanted(self, held: Held) -> bool:
+        """Whether to abandon what is being done for `held`."""
+        return held.cancelled or self._expired
+
+    def _over(self, held: Held | None) -> bool:
+        return self._expired or (self._closed if held is None else held.cancelled)
+
+    def nudge(self) -> None:
+        """The aggregator is back, or has given a new session: try again now."""
+        with self._changed:
+            self._news += 1
+            self._changed.notify_all()
+
+    # --- leaving
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def close(self) -> None:
+        """Start nothing more; what is running or being sent may end."""
+        with self._changed:
+            self._closed = True
+            for held in self._queue:
+                del self._held[held.order.id]
+            self._queue.clear()
+            self._changed.notify_all()
+
+    def wait_until_idle(self, seconds: Seconds) -> bool:
+        """Wait for what is running or being sent; False when it took longer than this."""
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: self._running is None and self._sending is None and not self._outbox, seconds
+            )
+
+    def expire(self) -> None:
+        """Abandon what is left."""
+        with self._changed:
+            self._closed = self._expired = True
+            self._changed.notify_all()

@@ -1,0 +1,252 @@
+"""The worker's side of the protocol: one method for each request, typed errors for every answer.
+
+Requests go through an `httpx.Client` whose transport is injected: tests put faults into it, and a faster
+transport finds a body's buffers in `request.extensions["buffers"]` and may leave a reply's body, already
+received, in `response.extensions["content"]`.
+
+Every wait on the network is bounded (`Limits`). An answer that may be different in a moment (none, a
+server error, a full disk, too many requests) is one of `PASSING`: the caller backs off and asks again.
+Any other error is an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import httpx
+from pydantic import ValidationError
+from roundtable.codec import Encoded
+from roundtable.errors import (
+    PROBLEMS,
+    IncompatibleVersion,
+    InvalidPayload,
+    NotAsked,
+    RateLimited,
+    RoundtableError,
+    Stale,
+    StorageFull,
+    TooLarge,
+    Unauthorized,
+    Unknown,
+    Unreachable,
+    error_of,
+)
+from roundtable.messages import Join, Joined, Message, OrderResult, Plan, Poll, PollReply, UpdateReply
+from roundtable.types import Digest, OrderId, RunId, Seconds
+
+from worker.account import Traffic
+
+PASSING: Final = (Unreachable, StorageFull, RateLimited)
+PIECE: Final = (
+    256 << 10
+)  # bytes given to the transport at a time: it copies each piece, and its rest after each send
+JSON_LIMIT: Final = 64 << 20  # bytes: 100,000 orders in one poll's reply
+
+# What an answer means whose body is no problem+json, from a proxy for example.
+_STATUSES: Final[dict[int, type[RoundtableError]]] = {
+    401: Unauthorized,
+    403: NotAsked,
+    404: Unknown,
+    409: Stale,
+    413: TooLarge,
+    422: InvalidPayload,
+    426: IncompatibleVersion,
+    429: RateLimited,
+    507: StorageFull,
+}
+_TYPES: Final = {problem.type for problem in PROBLEMS.values()}
+
+M = TypeVar("M", bound=Message)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Time-outs in seconds: of opening a connection, and of silence on one while reading or writing."""
+
+    connect: Seconds = 5.0
+    read: Seconds = 30.0
+    write: Seconds = 30.0
+    stored: Seconds = 120.0  # for the answer to an update: it is on disk by then
+    poll_margin: Seconds = 10.0  # past what the aggregator said a poll waits
+    leave: Seconds = 0.7
+
+    def of(self, read: Seconds | None = None) -> dict[str, Seconds]:
+        return {"connect": self.connect, "read": read or self.read, "write": self.write, "pool": self.connect}
+
+
+class Link:
+    """One aggregator as seen from one worker. Thread-safe; raises RoundtableError and nothing else."""
+
+    def __init__(
+        self,
+        url: str,
+        join_token: Callable[[], str],
+        *,
+        transport: httpx.BaseTransport | None = None,
+        limits: Limits = Limits(),
+    ) -> None:
+        self.url = url.rstrip("/")
+        self.traffic = Traffic()
+        self._join_token = join_token
+        self._limits = limits
+        self._session: Joined | None = None
+        # Idle connections are let go before uvicorn's 5 s, so that none is used in the moment it is closed.
+        pool = httpx.Limits(max_connections=8, max_keepalive_connections=8, keepalive_expiry=4.0)
+        self._client = httpx.Client(transport=transport or httpx.HTTPTransport(limits=pool))
+
+    def close(self) -> None:
+        self._client.close()
+
+    # --- the session
+
+    def join(self, join: Join) -> Joined:
+        """Introduce this worker; the session token in the reply is used from then on."""
+        content = self._request("POST", "/v1/join", self._limits.of(), json=join, token=self._join_token())
+        self._session = self._parsed(Joined, content)
+        return self._session
+
+    def poll(self, poll: Poll) -> PollReply:
+        patience = self._session.poll_seconds if self._session else 0.0
+        limits = self._limits.of(read=patience + self._limits.poll_margin)
+        return self._parsed(PollReply, self._request("POST", "/v1/poll", limits, json=poll))
+
+    def leave(self) -> None:
+        """Hand back every order; the session is over."""
+        limits = dict.fromkeys(("connect", "read", "write", "pool"), self._limits.leave)
+        self._request("POST", "/v1/leave", limits)
+
+    # --- what orders need
+
+    def plan(self, run: RunId) -> Plan:
+        return self._parsed(Plan, self._request("GET", f"/v1/runs/{run}/plan", self._limits.of()))
+
+    def weights(self, digest: Digest, limit: int) -> bytearray:
+        """A round's global message, at most `limit` bytes; unchecked."""
+        return self._request("GET", f"/v1/weights/{digest}", self._limits.of(), limit=limit)
+
+    def state(self, digest: Digest, limit: int) -> bytearray:
+        """A client's state, at most `limit` bytes; unchecked."""
+        return self._request("GET", f"/v1/states/{digest}", self._limits.of(), limit=limit)
+
+    # --- what orders give
+
+    def put_update(self, order: OrderId, update: Encoded) -> UpdateReply:
+        limits = self._limits.of(read=self._limits.stored)
+        content = self._request("PUT", f"/v1/orders/{order}/update", limits, body=update)
+        return self._parsed(UpdateReply, content)
+
+    def post_result(self, order: OrderId, result: OrderResult) -> None:
+        self._request(
+            "POST", f"/v1/orders/{order}/result", self._limits.of(read=self._limits.stored), json=result
+        )
+
+    # --- the one way to the network
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        timeout: dict[str, Seconds],
+        *,
+        json: Message | None = None,
+        body: Encoded | None = None,
+        token: str | None = None,
+        limit: int = JSON_LIMIT,
+    ) -> bytearray:
+        if token is None:
+            token = self._session.session_token if self._session else ""
+        headers = [("authorization", f"Bearer {token}"), ("accept-encoding", "identity")]
+        extensions: dict[str, object] = {"timeout": timeout}
+        content: bytes | Iterator[bytes] = b""
+        size = 0
+        if json is not None:
+            content = json.model_dump_json().encode()
+            size = len(content)
+            headers.append(("content-type", "application/json"))
+        elif body is not None:
+            content = pieces(body.buffers)
+            size = body.nbytes
+            extensions["buffers"] = body.buffers
+            headers += [("content-type", "application/octet-stream"), ("content-length", str(size))]
+        try:
+            request = httpx.Request(
+                method, self.url + path, headers=headers, content=content, extensions=extensions
+            )
+            response = self._client.send(request, stream=True)
+            try:
+                self.traffic.count(bytes_out=size)
+                received = _content(response, limit)
+            finally:
+                response.close()
+        except httpx.TransportError as error:
+            raise Unreachable(f"{self.url}: {_reason(error)}") from None
+        self.traffic.count(bytes_in=len(received))
+        if not response.is_success:
+            raise _refusal(response.status_code, received, self.url + path)
+        return received
+
+    def _parsed(self, kind: type[M], content: bytearray) -> M:
+        try:
+            return kind.model_validate_json(bytes(content))
+        except ValidationError:
+            raise Unreachable(
+                f"{self.url}: what answers there is no Roundtable aggregator ({kind.__name__} expected)"
+            ) from None
+
+
+def pieces(buffers: Sequence[memoryview | bytes], size: int = PIECE) -> Iterator[bytes]:
+    """The buffers' bytes, at most `size` at a time: small neighbours joined, large ones cut, not copied."""
+    waiting: list[memoryview | bytes] = []
+    held = 0
+    for buffer in buffers:
+        if waiting and held + len(buffer) > size:
+            yield b"".join(waiting)
+            waiting, held = [], 0
+        if len(buffer) >= size // 4:
+            yield from waiting  # type: ignore[misc]  # httpx takes any bytes-like object
+            waiting, held = [], 0
+            view = memoryview(buffer)
+            yield from (view[start : start + size] for start in range(0, len(view), size))  # type: ignore[misc]
+        elif len(buffer):
+            waiting.append(buffer)
+            held += len(buffer)
+    if waiting:
+        yield b"".join(waiting)
+
+
+def _content(response: httpx.Response, limit: int) -> bytearray:
+    """The reply's body, in one buffer of its length where it tells it. Raises TooLarge past `limit` bytes."""
+    if (received := response.extensions.get("content")) is not None:
+        return received  # type: ignore[no-any-return]
+    length = response.headers.get("content-length", "")
+    if length.isdigit() and int(length) > limit:
+        raise TooLarge(f"{response.request.url}: the reply has {length} bytes, at most {limit} are allowed")
+    buffer = bytearray(int(length) if length.isdigit() else 0)
+    end = 0
+    for chunk in response.iter_raw():
+        if end + len(chunk) > limit:
+            raise TooLarge(f"{response.request.url}: the reply has more than the {limit} bytes allowed")
+        buffer[end : end + len(chunk)] = chunk
+        end += len(chunk)
+    return buffer
+
+
+def _refusal(status: int, content: bytearray, url: str) -> RoundtableError:
+    """The error that an answer other than 2xx describes."""
+    kind, detail = "", f"{url} answers {status}"
+    try:
+        problem = httpx.Response(status, content=bytes(content)).json()
+        kind, detail = str(problem.get("type", "")), str(problem.get("detail") or detail)
+    except (ValueError, AttributeError):
+        pass  # no problem+json: the status must do
+    if status >= 500 and status != 507:
+        return Unreachable(detail)
+    if kind in _TYPES:
+        return error_of(kind, detail)
+    return _STATUSES.get(status, Unreachable)(detail)
+
+
+def _reason(error: httpx.TransportError) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

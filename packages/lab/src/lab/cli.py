@@ -1,0 +1,28 @@
+"""The entry point of `lab`. It imports next to nothing before it guards: Ctrl-C is quiet from the first moment.
+
+The commands are put together in commands.py, where every mistake of a user's becomes one line and an exit code.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+
+
+def main() -> None:
+    """Run `lab` and exit with its code."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGHUP, _interrupt)
+    try:
+        from lab.commands import run_app
+
+        code = run_app(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 (as the signal module calls it)
+    """A terminal that closes and a polite kill mean what Ctrl-C means."""
+    raise KeyboardInterrupt

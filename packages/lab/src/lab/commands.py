@@ -1,0 +1,56 @@
+"""`lab` put together: its commands, and what becomes of their errors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+from roundtable.errors import RoundtableError
+
+from lab import looking, running
+from lab.exits import EXPLAINED, Exit, exit_of
+
+app = typer.Typer(
+    name="lab",
+    help="Run federated-learning experiments: with processes of this machine, or in a lab elsewhere (--url).",
+    epilog=EXPLAINED,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command()(running.run)
+app.command()(running.resume)
+app.command()(running.replay)
+app.command()(looking.check)
+app.command()(looking.partition)
+app.command()(looking.status)
+app.command()(looking.runs)
+app.command()(looking.stop)
+app.command()(looking.verify)
+app.command(name="export")(looking.export_model)
+app.command()(looking.report)
+
+
+def run_app(arguments: Sequence[str]) -> int:
+    """Carry out a command line; the exit code. Every mistake of the user's is one line on stderr."""
+    try:
+        code = app(args=list(arguments), prog_name="lab", standalone_mode=False)
+        return int(code) if isinstance(code, int) else Exit.DONE
+    except RoundtableError as error:
+        return _refuse(str(error), exit_of(error))
+    except BrokenPipeError:  # `lab runs | head`
+        sys.stdout = None  # nothing more to flush
+        return Exit.DONE
+    except Exception as error:
+        words = getattr(error, "format_message", None)  # a mistake in the command line, in typer's words
+        if words is None:
+            raise  # a fault of ours: show where
+        context = getattr(error, "ctx", None)
+        remedy = f" See `{context.command_path if context else 'lab'} --help`."
+        return _refuse(words() + remedy, Exit.BAD_INPUT) if words() else Exit.BAD_INPUT
+
+
+def _refuse(message: str, code: Exit) -> Exit:
+    for line in message.splitlines():
+        print(f"lab: {line}", file=sys.stderr)
+    return code

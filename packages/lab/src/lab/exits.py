@@ -1,0 +1,31 @@
+"""Exit codes, and which error ends with which.
+
+0    done
+1    the run, its verification or its replay failed
+2    something that was given is wrong: an option, an experiment, a file, a token, a run's id
+3    no aggregator answers, or it stopped answering
+130  interrupted
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from roundtable.errors import InvalidInput, Refused, RoundtableError, Unreachable
+
+
+class Exit(IntEnum):
+    DONE = 0
+    FAILED = 1
+    BAD_INPUT = 2
+    UNREACHABLE = 3
+    INTERRUPTED = 130
+
+
+EXPLAINED = "Exit codes: 0 done · 1 the run or its verification failed · 2 bad input · 3 unreachable · 130 interrupted"
+
+
+def exit_of(error: RoundtableError) -> Exit:
+    if isinstance(error, Unreachable):
+        return Exit.UNREACHABLE
+    return Exit.BAD_INPUT if isinstance(error, InvalidInput | Refused) else Exit.FAILED

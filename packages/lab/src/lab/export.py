@@ -1,0 +1,84 @@
+"""A run's weights as a file to use elsewhere: safetensors as the aggregator keeps it, or a Keras model."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from roundtable.codec import decode
+from roundtable.errors import InvalidPayload, InvalidSetting, ShapeMismatch
+from roundtable.experiment import Experiment
+from roundtable.types import RunId
+from roundtable.weights import ArraySpec, Manifest, Weights
+
+from lab import data
+from lab.api import Api
+from lab.native import Folders
+
+ENDINGS = (".safetensors", ".keras")
+
+
+def check_target(target: Path) -> None:
+    """Raises InvalidSetting before anything is started for it."""
+    if target.suffix not in ENDINGS:
+        raise InvalidSetting(
+            f"{target}: its name must end in {' or '.join(ENDINGS)}, which says what is written"
+        )
+    if not target.absolute().parent.is_dir():
+        raise InvalidSetting(f"{target}: there is no folder {target.parent}")
+
+
+def export(api: Api, run: RunId, experiment: Experiment, which: str, target: Path, folders: Folders) -> None:
+    """Write `target`, whole or not at all."""
+    try:
+        if target.suffix == ".safetensors":
+            api.download(run, which, target)
+            return
+        with tempfile.TemporaryDirectory() as scratch:
+            file = Path(scratch) / "model.safetensors"
+            api.download(run, which, file)
+            weights = read_weights(file.read_bytes())
+        _save_keras(experiment, folders, weights, target)
+    except OSError as error:
+        raise InvalidSetting(f"{target}: {error.strerror or error}") from None
+
+
+def read_weights(body: bytes) -> Weights:
+    """The group `weights` of an exported file, checked against the manifest in its metadata."""
+    try:
+        (length,) = np.frombuffer(body, "<u8", 1)
+        metadata = json.loads(body[8 : 8 + int(length)])["__metadata__"]
+        arrays = tuple(
+            ArraySpec(**{**spec, "shape": tuple(spec["shape"])}) for spec in json.loads(metadata["manifest"])
+        )
+    except (ValueError, KeyError, TypeError):
+        raise InvalidPayload("the aggregator's file has no manifest: use the same version of both") from None
+    return decode(body, {"weights": Manifest(arrays)}).groups["weights"]
+
+
+def _save_keras(experiment: Experiment, folders: Folders, weights: Weights, target: Path) -> None:
+    task = data.task_of(experiment, folders.tasks).task
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    model = task.model()  # imports TensorFlow: seconds
+    variables = [variable for variable in model.weights if not _is_seed(variable)]
+    shapes = [tuple(variable.shape) for variable in variables]
+    if shapes != [spec.shape for spec in weights.manifest.arrays]:
+        raise ShapeMismatch(
+            f"task {experiment.task} now makes another model than this run trained: restore its source"
+        )
+    for variable, array in zip(variables, weights.arrays, strict=True):
+        variable.assign(array)
+    draft = target.with_name(f".{target.stem}.part.keras")
+    try:
+        model.save(draft)
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _is_seed(variable: Any) -> bool:
+    return "seed_generator" in str(variable.path)

@@ -1,0 +1,234 @@
+"""How a run looks in the terminal: lines of rounds that scroll away, and below them what goes on now.
+
+`Show` is what follow.py tells; `Live` draws with rich on a terminal, `Plain` writes one line a round elsewhere, `Silent`
+says nothing. Meaning is in words and symbols; colour only repeats it, in blue and orange, which everyone tells apart.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live as RichLive
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+from roundtable.experiment import Experiment
+from roundtable.messages import RoundRecord, WorkerView
+
+from lab.progress import Progress
+
+BLUE = "#0072B2"  # Okabe and Ito's, as in the report
+ORANGE = "#E69F00"
+MB = 1_000_000
+_ROWS = 12  # workers listed one by one
+
+HEADING = f"{'round':>6}{'accuracy':>11}{'loss':>10}{'seconds':>10}{'MB up':>9}{'MB down':>9}  clients"
+
+
+class Show(Protocol):
+    def begin(self, experiment: Experiment) -> None: ...
+    def update(self, progress: Progress) -> None: ...
+    def say(self, line: str, *, warn: bool = False) -> None: ...
+    def end(self) -> None: ...
+
+
+class Silent:
+    def begin(self, experiment: Experiment) -> None: ...
+    def update(self, progress: Progress) -> None: ...
+    def say(self, line: str, *, warn: bool = False) -> None: ...
+    def end(self) -> None: ...
+
+
+class Plain:
+    """For pipes and log files: a line when something changes, no escape codes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._last = ""
+        self._headed = False
+
+    def begin(self, experiment: Experiment) -> None:
+        self.say(title(experiment))
+
+    def update(self, progress: Progress) -> None:
+        for note in progress.take_notes():
+            self.say(note)
+        for record in progress.take_rounds():
+            if not self._headed:
+                self.say(HEADING)
+                self._headed = True
+            self.say(round_line(record))
+        phase = progress.waiting_for()
+        if not self._headed and phase != self._last and not phase.startswith("round "):
+            self.say(phase)
+            self._last = phase
+
+    def say(self, line: str, *, warn: bool = False) -> None:
+        self._console.print(("! " if warn else "") + line, markup=False, highlight=False, soft_wrap=True)
+
+    def end(self) -> None: ...
+
+
+class Live:
+    """Redrawn four times a second; leaves only the lines of rounds behind."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._spinner = Spinner("dots", style=BLUE)
+        self._live = RichLive(
+            console=console,
+            transient=True,
+            refresh_per_second=8,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._headed = False
+
+    def begin(self, experiment: Experiment) -> None:
+        self._console.print()
+        self._console.print(Text(" " + title(experiment), style="bold"), overflow="ellipsis", no_wrap=True)
+        self._live.start()
+
+    def update(self, progress: Progress) -> None:
+        for note in progress.take_notes():
+            self.say(note)
+        for record in progress.take_rounds():
+            if not self._headed:
+                self._console.print()
+                self._console.print(Text(HEADING, style="dim"))
+                self._headed = True
+            self._console.print(styled_round_line(record))
+        self._live.update(picture(progress, time.time(), self._spinner))
+
+    def say(self, line: str, *, warn: bool = False) -> None:
+        mark = Text(" ▲ ", style=ORANGE) if warn else Text("   ")
+        self._console.print(mark + Text(line, style="" if warn else "dim"))
+
+    def end(self) -> None:
+        self._live.stop()
+
+
+def title(experiment: Experiment) -> str:
+    clients = experiment.clients
+    cohort = "" if experiment.cohort_size == clients.count else f", {experiment.cohort_size} a round"
+    return (
+        f"{experiment.name} · {experiment.task} · {clients.count} clients ({experiment.partition.kind}{cohort})"
+        f" · {experiment.rounds.count} rounds"
+    )
+
+
+def percent(accuracy: float | None) -> str:
+    return "–" if accuracy is None else f"{100 * accuracy:.2f} %"
+
+
+def round_line(record: RoundRecord) -> str:
+    return _figures(record) + "  " + _clients(record)
+
+
+def styled_round_line(record: RoundRecord) -> Text:
+    trouble = bool(record.late or record.lost or record.attempt > 1)
+    return Text(_figures(record) + "  ") + Text(_clients(record), style=ORANGE if trouble else "")
+
+
+def _figures(record: RoundRecord) -> str:
+    loss = "–" if record.loss is None else f"{record.loss:.4f}"
+    return (
+        f"{record.round:>6}{percent(record.accuracy):>11}{loss:>10}{record.seconds:>10.2f}"
+        f"{record.bytes_up / MB:>9.1f}{record.bytes_down / MB:>9.1f}"
+    )
+
+
+def _clients(record: RoundRecord) -> str:
+    parts = [f"{len(record.participants)} in"]
+    parts += [f"{record.late} late"] if record.late else []
+    parts += [f"{record.lost} lost"] if record.lost else []
+    parts += [f"try {record.attempt}"] if record.attempt > 1 else []
+    return ", ".join(parts)
+
+
+def picture(progress: Progress, now: float, spinner: Spinner) -> RenderableType:
+    """Everything below the lines of rounds. `now`: Unix seconds."""
+    rounds = progress.run.rounds if progress.run else progress.experiment.rounds.count
+    bar = Table.grid(padding=(0, 1), expand=True)
+    bar.add_column(width=1)
+    bar.add_column(ratio=1)
+    bar.add_column(justify="right", no_wrap=True)
+    meter = ProgressBar(total=rounds, completed=progress.committed, complete_style=BLUE, finished_style=BLUE)
+    bar.add_row("", meter, _left(progress, rounds, now) + " ")
+    doing = Table.grid(padding=(0, 1))
+    doing.add_row(Text(""), spinner, Text(progress.waiting_for(), overflow="ellipsis", no_wrap=True))
+    return Group(Text(""), bar, doing, Text(""), *_workers(progress))
+
+
+def clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _left(progress: Progress, rounds: int, now: float) -> str:
+    left = progress.seconds_left(now)
+    rest = "" if left is None else f" · {clock(left)} left"
+    return f"{progress.committed}/{rounds} rounds{rest}"
+
+
+def workers_table(
+    workers: tuple[WorkerView, ...], launched: tuple[str, ...] = (), died: dict[str, str] | None = None
+) -> Table:
+    """One row a worker: those that are here, those that were, those of ours that are still starting."""
+    table = Table.grid(padding=(0, 2))
+    for _ in range(5):
+        table.add_column(no_wrap=True, overflow="ellipsis")
+    known = {worker.node for worker in workers}
+    gone = died or {}
+    for worker in workers[:_ROWS]:
+        if worker.node in gone:
+            table.add_row(
+                "", worker.node, Text("▲ died", style=ORANGE), Text(gone[worker.node], style="dim"), ""
+            )
+        else:
+            table.add_row("", worker.node, *_standing(worker))
+    for node in [node for node in launched if node not in known][: max(_ROWS - len(workers), 0)]:
+        if node in gone:
+            table.add_row("", node, Text("▲ died", style=ORANGE), Text(gone[node], style="dim"), "")
+        else:
+            table.add_row("", node, Text("◌ starting", style="dim"), "", "")
+    if len(workers) > _ROWS:
+        rest = workers[_ROWS:]
+        here = sum(worker.state == "present" for worker in rest)
+        table.add_row("", f"and {len(rest)} more", f"{here} present", "", "")
+    return table
+
+
+def _workers(progress: Progress) -> list[RenderableType]:
+    if not progress.workers and not progress.launched:
+        return []
+    return [workers_table(progress.workers, progress.launched, progress.died)]
+
+
+def _standing(worker: WorkerView) -> tuple[Text | str, ...]:
+    if worker.state == "lost":
+        return (Text("▲ lost", style=ORANGE), f"silent for {worker.seen_seconds_ago:.0f} s", "")
+    if worker.state == "left":
+        return (Text("○ left", style="dim"), "", "")
+    idle = worker.doing in (None, "", "waiting", "idle")
+    state = Text("○ waiting", style="dim") if idle else Text("● ", style=BLUE) + Text(str(worker.doing))
+    return (
+        state,
+        _placed(worker),
+        Text(f"{worker.memory_bytes / MB:.0f} MB", style="dim") if worker.memory_bytes else "",
+    )
+
+
+def _placed(worker: WorkerView) -> str:
+    """Which clients it hosts, short: "clients 0 5", "clients 0 4 8 … 36 (10)"."""
+    ids = worker.clients
+    if not ids:
+        return ""
+    word = "client" if len(ids) == 1 else "clients"
+    if len(ids) <= 4:
+        return f"{word} {' '.join(map(str, ids))}"
+    return f"{word} {' '.join(map(str, ids[:3]))} … {ids[-1]} ({len(ids)})"

@@ -1,0 +1,215 @@
+"""The commands that look and fetch: check, partition, status, runs, stop, export, verify, report."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+from rich.live import Live as RichLive
+from rich.text import Text
+from roundtable import experiment as experiments
+from roundtable.errors import InvalidInput
+
+from lab import data, export, results, tables, verification
+from lab.api import Api
+from lab.exits import Exit
+from lab.live import title
+from lab.native import Folders
+from lab.options import (
+    DATASETS,
+    RUNS,
+    TASKS,
+    Datasets,
+    ExperimentFile,
+    Json,
+    Run,
+    Runs,
+    Tasks,
+    TokenFile,
+    Url,
+    out,
+    print_json,
+)
+from lab.session import Place, named, present, reach, record
+
+
+def check(
+    experiment: ExperimentFile,
+    tasks_dir: Tasks = TASKS,
+    datasets_dir: Datasets = DATASETS,
+    as_json: Json = False,
+) -> int:
+    """Check an experiment, its task and its data, without running anything."""
+    loaded = experiments.load(experiment)
+    found = data.spread(loaded, Folders(RUNS, tasks_dir, datasets_dir))
+    sizes = [sum(row) for row in found.counts] if found else []
+    if as_json:
+        print_json(
+            {
+                "experiment": loaded.model_dump(mode="json"),
+                "digest": loaded.digest,
+                "cohort": loaded.cohort_size,
+                "sizes": sizes,
+            }
+        )
+        return Exit.DONE
+    out.print(Text(f"{experiment}: fine", style="bold"))
+    out.print(f"  {title(loaded)}")
+    cohort = f"{loaded.cohort_size} of {loaded.clients.count} clients take part in a round"
+    held = (
+        f", {min(sizes):,} to {max(sizes):,} training examples each"
+        if sizes
+        else ", each with the data of its node"
+    )
+    out.print(f"  {cohort}{held}")
+    return Exit.DONE
+
+
+def partition(
+    experiment: ExperimentFile,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw it: a .png, .svg or .pdf.", show_default=False)
+    ] = None,
+    tasks_dir: Tasks = TASKS,
+    datasets_dir: Datasets = DATASETS,
+    as_json: Json = False,
+) -> int:
+    """Show how an experiment spreads its data: training examples by client and label."""
+    loaded = experiments.load(experiment)
+    found = data.spread(loaded, Folders(RUNS, tasks_dir, datasets_dir))
+    if found is None:
+        raise InvalidInput(
+            f"{experiment}: partition.kind = pinned: the data is on the nodes, so there is nothing to show here"
+        )
+    if plot is not None:
+        from lab import charts
+
+        charts.save_partition(found, plot, title(loaded))
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+    else:
+        out.print(tables.partition(found))
+        if plot is not None:
+            out.print(f"drawn: {plot}")
+    return Exit.DONE
+
+
+def status(url: Url = None, runs_dir: Runs = RUNS, as_json: Json = False) -> int:
+    """Show what a lab is doing and who is in it, until Ctrl-C; once, where the output is not a terminal."""
+    place = Place(Folders(runs_dir), url)
+    with present(place) as api:
+        if as_json:
+            print_json({"runs": _plain(api.runs()), "workers": _plain(api.workers())})
+        elif not out.is_terminal:
+            out.print(tables.status(api.runs(), api.workers()))
+        else:
+            _watch_status(api)
+    return Exit.DONE
+
+
+def runs(url: Url = None, runs_dir: Runs = RUNS, as_json: Json = False) -> int:
+    """List the runs, oldest first."""
+    with reach(Place(Folders(runs_dir), url)) as (api, live):
+        views = api.runs()
+    if as_json:
+        print_json(_plain(views))
+    else:
+        out.print(
+            tables.runs(views, live)
+            if views
+            else "no runs yet: start one with `lab run experiments/demo.toml`"
+        )
+    return Exit.DONE
+
+
+def stop(run: Run, url: Url = None, admin_token_file: TokenFile = None, runs_dir: Runs = RUNS) -> int:
+    """Stop a run after its last committed round; `lab resume` goes on with it."""
+    place = Place(Folders(runs_dir), url, admin_token_file)
+    with reach(place) as (api, _):
+        view = named(api, run)
+        api.stop(view.id)
+    out.print(
+        f"stopped {view.id} after round {view.round}; `lab resume {view.id}{place.options}` goes on with it"
+    )
+    return Exit.DONE
+
+
+def export_model(
+    run: Run,
+    target: Annotated[
+        Path, typer.Argument(metavar="FILE", help="model.keras or model.safetensors.", show_default=False)
+    ],
+    which: Annotated[
+        str, typer.Option("--which", help="latest, best, or round:N where that checkpoint was kept.")
+    ] = "latest",
+    url: Url = None,
+    runs_dir: Runs = RUNS,
+    tasks_dir: Tasks = TASKS,
+    datasets_dir: Datasets = DATASETS,
+) -> int:
+    """Write a run's model to a file: for Keras, or as safetensors for anything else."""
+    export.check_target(target)
+    folders = Folders(runs_dir, tasks_dir, datasets_dir)
+    with reach(Place(folders, url)) as (api, _):
+        detail = api.run(named(api, run).id)
+        export.export(api, detail.id, detail.experiment, which, target, folders)
+    out.print(f"wrote {target}: {which} of {detail.id}")
+    return Exit.DONE
+
+
+def verify(run: Run, url: Url = None, runs_dir: Runs = RUNS, as_json: Json = False) -> int:
+    """Check a run's ledger, every kept file against it, and recompute the rounds whose updates were kept.
+
+    With --url only the chain can be checked: the files are on the aggregator's machine.
+    """
+    place = Place(Folders(runs_dir), url)
+    with reach(place) as (api, _):
+        view = named(api, run)
+        entries = api.ledger(view.id) if url else None
+    found = verification.of_ledger(view, entries) if url else verification.of_files(view.id, place.folders)
+    if as_json:
+        print_json(found.body)
+    else:
+        for line in found.lines:
+            out.print(line)
+    return Exit.DONE if found.holds else Exit.FAILED
+
+
+def report(
+    run: Run,
+    url: Url = None,
+    runs_dir: Runs = RUNS,
+    tasks_dir: Tasks = TASKS,
+    datasets_dir: Datasets = DATASETS,
+) -> int:
+    """Write runs/RUN/report.html again, or for the first time where a run ended without `lab` watching."""
+    folders = Folders(runs_dir, tasks_dir, datasets_dir)
+    from lab import report as page
+
+    if (runs_dir / run / "result.json").exists():
+        result = results.read(runs_dir / run)
+        folder = results.write(runs_dir, result, page.html)
+    else:
+        place = Place(folders, url)
+        with reach(place) as (api, _):
+            detail = api.run(named(api, run).id)
+            folder = record(place, detail, tuple(api.workers()))
+    out.print(f"wrote {folder / 'report.html'}")
+    return Exit.DONE
+
+
+def _plain(models: Sequence[BaseModel]) -> list[Any]:
+    return [model.model_dump(mode="json") for model in models]
+
+
+def _watch_status(api: Api) -> None:
+    """Once a second until Ctrl-C, or until the lab is gone."""
+    never = threading.Event()
+    with RichLive(console=out, transient=True, auto_refresh=False) as live:
+        while True:
+            live.update(tables.status(api.runs(), api.workers()), refresh=True)
+            never.wait(1.0)

@@ -1,0 +1,213 @@
+"""A lab on this machine without containers: one aggregator and any number of workers as child processes.
+
+The state folder `RUNS_DIR/.aggregator/` belongs to one lab at a time (a lock, which dies with its owner). Its address is
+written there, so that `lab status` in another terminal finds the lab that is up; commands that need an aggregator when
+none is up start one for as long as they take.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import queue
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Final
+
+from roundtable.errors import InvalidSetting, NotPossible, Unreachable
+from roundtable.types import Seconds
+
+from lab import children
+from lab.api import Api, read_token
+from lab.children import Child
+
+HOST: Final = "127.0.0.1"
+AGGREGATOR_STARTS: Final[Seconds] = 60.0
+GRACE: Final[Seconds] = 1.2  # between SIGTERM and SIGKILL, for the workers and then for the aggregator
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where things are. `state` is the aggregator's; each run's results go to `runs/RUN`."""
+
+    runs: Path = Path("runs")
+    tasks: Path = Path("tasks")
+    datasets: Path = Path("datasets")
+
+    @property
+    def state(self) -> Path:
+        return self.runs / ".aggregator"
+
+    @property
+    def logs(self) -> Path:
+        return self.state / "logs"
+
+
+@dataclass
+class Native:
+    """The processes of a lab that is up, and what has become of them: `exits` gets each child that ended unasked."""
+
+    folders: Folders
+    aggregator: Child
+    url: str
+    workers: list[Child] = field(default_factory=list)
+    exits: queue.Queue[Child] = field(default_factory=queue.Queue)
+
+    def api(self) -> Api:
+        return Api(self.url, read_token(self.folders.state / "tokens" / "admin"))
+
+    def start_workers(self, count: int) -> None:
+        state = self.folders.state
+        for number in range(1, count + 1):
+            name = f"worker-{number}"
+            environment = os.environ | {
+                "AGGREGATOR_URL": self.url,
+                "JOIN_TOKEN_FILE": str(state / "tokens" / "join"),
+                "NODE_NAME": name,
+                "TASKS_DIR": str(self.folders.tasks),
+                "DATASETS_DIR": str(self.folders.datasets),
+                "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3"),
+                "LEAVE_SECONDS": str(GRACE / 2),
+                "PYTHONUNBUFFERED": "1",
+            }
+            environment.pop(
+                "DATA_DIR", None
+            )  # pinned data belongs to a node; five processes on one are not five nodes
+            command = [sys.executable, "-m", "worker", "--exit-on-eof"]
+            self.workers.append(
+                children.start(name, command, environment, self.folders.logs / f"{name}.log", self._ended)
+            )
+
+    def _ended(self, child: Child) -> None:
+        if child.wanted:
+            self.exits.put(child)
+
+    def stop(self) -> None:
+        """Workers first, so that they can say goodbye; nothing is left after 3 s."""
+        children.stop(self.workers, GRACE)
+        children.stop([self.aggregator], GRACE)
+
+
+@contextmanager
+def native(folders: Folders, *, port: int = 0) -> Iterator[Native]:
+    """An aggregator of our own on `folders.state`, stopped with its workers on the way out, whatever happens inside.
+
+    Raises InvalidSetting (port, folder), NotPossible (another lab is using the folder), Unreachable (did not start).
+    """
+    _check_port(port)
+    with _locked(folders) as lock:
+        lab: Native | None = None
+        exits: queue.Queue[Child] = queue.Queue()
+        aggregator = children.start(
+            "aggregator",
+            [sys.executable, "-m", "aggregator", "--host", HOST, "--port", str(port)]
+            + ["--state-dir", str(folders.state), "--exit-on-eof"],
+            os.environ | {"PYTHONUNBUFFERED": "1"},
+            folders.logs / "aggregator.log",
+            lambda child: exits.put(child) if child.wanted else None,
+        )
+        try:
+            lab = Native(folders, aggregator, _address(aggregator), exits=exits)
+            _write_address(lock, lab.url)
+            yield lab
+        finally:
+            with _deaf():
+                if lab is not None:
+                    lab.stop()
+                else:
+                    children.stop([aggregator], GRACE)
+
+
+def attached(folders: Folders) -> Api | None:
+    """The lab that is up on these folders, started by another `lab`; None where there is none."""
+    path = folders.state / "lab.json"
+    try:
+        file = path.open("r+", encoding="utf-8")
+    except OSError:
+        return None
+    with file:
+        if _try_lock(file):
+            return None  # whoever wrote the address is gone
+        try:
+            url = str(json.load(file)["url"])
+        except (ValueError, KeyError):
+            return None  # just starting
+    return Api(url, read_token(folders.state / "tokens" / "admin"))
+
+
+def _address(aggregator: Child) -> str:
+    """From its first line. Raises Unreachable with its last words."""
+    aggregator.said.wait(AGGREGATOR_STARTS)
+    word, _, url = aggregator.first_line.partition(" ")
+    if word == "listening" and url:
+        return url
+    why = aggregator.last_words or f"it said nothing for {AGGREGATOR_STARTS:.0f} s"
+    raise Unreachable(f"the aggregator did not start: {why} (log: {aggregator.log})")
+
+
+def _check_port(port: int) -> None:
+    if not port:
+        return
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise InvalidSetting(
+                f"--port {port}: {(error.strerror or str(error)).lower()}: choose another, or leave it out for any free one"
+            ) from None
+
+
+@contextmanager
+def _locked(folders: Folders) -> Iterator[IO[str]]:
+    try:
+        folders.state.mkdir(parents=True, exist_ok=True)
+        file = (folders.state / "lab.json").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise InvalidSetting(
+            f"{folders.runs}: {error.strerror}: choose another folder with --runs-dir"
+        ) from None
+    with file:
+        if not _try_lock(file):
+            raise NotPossible(
+                f"another lab is using {folders.runs}/: wait for it (`lab status` shows it), or give this one its own --runs-dir"
+            )
+        file.truncate(0)
+        try:
+            yield file
+        finally:
+            file.truncate(0)
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _write_address(lock: IO[str], url: str) -> None:
+    json.dump({"url": url, "pid": os.getpid(), "since": time.time()}, lock)
+    lock.flush()
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """While everything is being stopped, a second Ctrl-C changes nothing: it is a matter of seconds."""
+    before = {
+        number: signal.signal(number, signal.SIG_IGN)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

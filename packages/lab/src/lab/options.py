@@ -1,0 +1,55 @@
+"""The options that commands share, each in one place with its words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+out = Console(highlight=False)
+
+ExperimentFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="EXPERIMENT", help="A TOML file, such as experiments/demo.toml.", show_default=False
+    ),
+]
+Run = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's id, its beginning, or `latest`.", show_default=False)
+]
+Workers = Annotated[int, typer.Option("--workers", "-w", help="Worker processes to start on this machine.")]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        envvar="LAB_URL",
+        help="A lab that is up, instead of processes of our own.",
+        show_default=False,
+    ),
+]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--admin-token-file",
+        envvar="LAB_ADMIN_TOKEN_FILE",
+        help="With --url: the file with its admin token.",
+        show_default=False,
+    ),
+]
+Runs = Annotated[Path, typer.Option("--runs-dir", help="Where results and the aggregator's state go.")]
+Tasks = Annotated[Path, typer.Option("--tasks-dir", help="Your own tasks.")]
+Datasets = Annotated[Path, typer.Option("--datasets-dir", help="Data sets.")]
+Port = Annotated[
+    int, typer.Option("--port", min=0, max=65535, help="For our own aggregator; 0: any free one.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, and nothing else, on stdout.")]
+NoLive = Annotated[bool, typer.Option("--no-live", help="Plain lines instead of the live view.")]
+
+RUNS, TASKS, DATASETS = Path("runs"), Path("tasks"), Path("datasets")
+
+
+def print_json(body: Any) -> None:
+    print(json.dumps(body, indent=2, allow_nan=False))

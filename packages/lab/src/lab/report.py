@@ -1,0 +1,86 @@
+"""One run as one page: self-contained HTML, made from result.json alone so that it can be made again at any time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from roundtable.types import Seconds
+
+from lab.live import clock, percent
+from lab.results import Result, experiment_toml
+
+MB = 1_000_000
+
+
+def html(result: Result) -> str:
+    """The whole page, UTF-8, no outside asset."""
+    from lab import charts  # matplotlib: a second, which only those wait for who need it
+
+    templates = Environment(
+        loader=PackageLoader("lab", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters["percent"] = percent
+    templates.filters["seconds"] = seconds
+    templates.filters["mb"] = megabytes
+    rounds = result.rounds
+    return templates.get_template("report.html.j2").render(
+        result=result,
+        final=result.final,
+        learning=charts.learning_curve(rounds),
+        phases=charts.phases(rounds),
+        traffic=charts.traffic(rounds),
+        partition=charts.partition(result.partition) if result.partition else None,
+        sizes=_sizes(result),
+        phase_sums={name: sum(values) for name, values in charts.phase_table(rounds).items()},
+        workers=_accounts(result),
+        settings=experiment_toml(result.experiment),
+        trouble=[record for record in rounds if record.late or record.lost or record.attempt > 1],
+    )
+
+
+def seconds(value: Seconds | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.2f} s" if value < 10 else f"{value:.1f} s" if value < 120 else clock(value)
+
+
+def megabytes(value: int) -> str:
+    return f"{value / MB:,.1f} MB"
+
+
+def _sizes(result: Result) -> tuple[int, int] | None:
+    """The smallest and the largest client, in training examples."""
+    if result.partition is None:
+        return None
+    totals = [sum(row) for row in result.partition.counts]
+    return min(totals), max(totals)
+
+
+def _accounts(result: Result) -> list[dict[str, Any]]:
+    """Each worker's part over all rounds, as it told it itself."""
+    names = {worker.id: worker for worker in result.workers}
+    rows = []
+    for worker in sorted({worker for record in result.rounds for worker in record.workers}):
+        parts = [record.workers[worker] for record in result.rounds if worker in record.workers]
+        known = names.get(worker)
+        rows.append(
+            {
+                "name": known.node if known else worker,
+                "accelerator": known.accelerator if known and known.accelerator else "CPU",
+                "rounds": len(parts),
+                "orders": sum(len(part.clients) for part in parts),
+                "cpu": sum(part.cpu_seconds for part in parts),
+                "waiting": sum(part.waiting_seconds for part in parts),
+                "training": sum(part.training_seconds for part in parts),
+                "sending": sum(part.sending_seconds for part in parts),
+                "up": sum(part.bytes_out for part in parts),
+                "down": sum(part.bytes_in for part in parts),
+                "memory": max(part.peak_memory_bytes for part in parts),
+            }
+        )
+    return rows

@@ -1,0 +1,199 @@
+"""The commands that carry a run to its end: run, resume, replay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+import psutil
+import typer
+from rich.text import Text
+from roundtable import experiment as experiments
+from roundtable.errors import InvalidSetting
+from roundtable.messages import CreateRun
+
+from lab.exits import Exit
+from lab.live import Live, Plain, Show, Silent, percent
+from lab.native import Folders
+from lab.options import (
+    DATASETS,
+    RUNS,
+    TASKS,
+    Datasets,
+    ExperimentFile,
+    Json,
+    NoLive,
+    Port,
+    Run,
+    Runs,
+    Tasks,
+    TokenFile,
+    Url,
+    Workers,
+    out,
+    print_json,
+)
+from lab.report import seconds
+from lab.results import Result
+from lab.session import Outcome, Place, Session, ledger_cohorts, named, reach
+
+
+def run(
+    experiment: ExperimentFile,
+    workers: Workers = 2,
+    url: Url = None,
+    admin_token_file: TokenFile = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Start anew even when this experiment has been run.")
+    ] = False,
+    runs_dir: Runs = RUNS,
+    tasks_dir: Tasks = TASKS,
+    datasets_dir: Datasets = DATASETS,
+    port: Port = 0,
+    as_json: Json = False,
+    no_live: NoLive = False,
+) -> int:
+    """Run an experiment to its end and write its results to runs/RUN/.
+
+    The same experiment has one run: giving it again shows that run, or goes on with it where it was interrupted.
+    """
+    loaded = experiments.load(experiment)
+    place = Place(Folders(runs_dir, tasks_dir, datasets_dir), url, admin_token_file, port)
+    session = _session(place, workers, as_json, no_live)
+    return _conduct(session, lambda: session.submit(CreateRun(experiment=loaded, again=again)), as_json)
+
+
+def resume(
+    run: Run,
+    workers: Workers = 2,
+    url: Url = None,
+    admin_token_file: TokenFile = None,
+    runs_dir: Runs = RUNS,
+    tasks_dir: Tasks = TASKS,
+    datasets_dir: Datasets = DATASETS,
+    port: Port = 0,
+    as_json: Json = False,
+    no_live: NoLive = False,
+) -> int:
+    """Go on with a run that was interrupted or stopped, or has failed."""
+    place = Place(Folders(runs_dir, tasks_dir, datasets_dir), url, admin_token_file, port)
+    session = _session(place, workers, as_json, no_live)
+    return _conduct(session, lambda: session.resume(run), as_json)
+
+
+def replay(
+    run: Run,
+    workers: Workers = 2,
+    url: Url = None,
+    admin_token_file: TokenFile = None,
+    runs_dir: Runs = RUNS,
+    tasks_dir: Tasks = TASKS,
+    datasets_dir: Datasets = DATASETS,
+    port: Port = 0,
+    as_json: Json = False,
+    no_live: NoLive = False,
+) -> int:
+    """Run an experiment again with the clients that took part, and compare the weights round by round."""
+    place = Place(Folders(runs_dir, tasks_dir, datasets_dir), url, admin_token_file, port)
+    with reach(place) as (api, _):
+        original = api.run(named(api, run).id)
+        participants = ledger_cohorts(api.ledger(original.id))
+    request = CreateRun(experiment=original.experiment, again=True, participants=participants)
+    session = _session(place, workers, as_json, no_live)
+    return _conduct(session, lambda: session.submit(request, original), as_json)
+
+
+def _session(place: Place, workers: int, as_json: bool, no_live: bool) -> Session:
+    if workers < 1:
+        raise InvalidSetting(f"--workers {workers}: at least one is needed")
+    show: Show = Silent() if as_json else Live(out) if out.is_terminal and not no_live else Plain(out)
+    return Session(place, show, psutil.Process().create_time(), workers)
+
+
+def _conduct(session: Session, action: Callable[[], Outcome], as_json: bool) -> Exit:
+    """Carry it out, and say how it ended."""
+    try:
+        outcome = action()
+    except KeyboardInterrupt:
+        session.show.end()
+        for line in _interrupted(session):
+            out.print(line, soft_wrap=True)
+        return Exit.INTERRUPTED
+    finally:
+        session.show.end()
+    if as_json:
+        print_json(_summary(outcome))
+    else:
+        _tell(session.place, outcome)
+    return Exit.DONE if outcome.detail.state == "finished" and not outcome.differs else Exit.FAILED
+
+
+def _interrupted(session: Session) -> list[str]:
+    if session.run is None:
+        return ["interrupted: nothing was started"]
+    options = session.place.options
+    if session.place.url is not None:
+        return [
+            f"no longer watching: run {session.run} goes on there",
+            f"  stop it:     uv run lab stop {session.run}{options}",
+            f"  look at it:  uv run lab status --url {session.place.url}",
+        ]
+    return [
+        "interrupted: everything has been stopped, nothing accepted is lost; to go on:",
+        f"  uv run lab resume {session.run}{options}",
+    ]
+
+
+def _summary(outcome: Outcome) -> dict[str, object]:
+    result = outcome.result
+    return {
+        "run": outcome.detail.id,
+        "state": outcome.detail.state,
+        "reason": outcome.detail.reason,
+        "folder": str(outcome.folder) if outcome.folder else None,
+        "final": result.final.model_dump(mode="json") if result else None,
+        "replay_of": result.replay_of if result else None,
+        "differs": outcome.differs,
+    }
+
+
+def _tell(place: Place, outcome: Outcome) -> None:
+    """The end of a run, and what to do next."""
+    detail, result = outcome.detail, outcome.result
+    out.print()
+    if detail.state != "finished":
+        out.print(
+            Text(f" {detail.name} {detail.state}: {detail.reason or 'no reason was given'}", style="bold"),
+            soft_wrap=True,
+        )
+    if result is not None:
+        final = result.final
+        words = f" {percent(final.accuracy)} test accuracy" if final.accuracy is not None else " done"
+        out.print(
+            Text(f"{words} after {final.rounds} rounds in {seconds(final.seconds)}", style="bold")
+            + Text(_about(result), style="dim")
+        )
+    if outcome.verdict:
+        out.print(f" {outcome.verdict}", soft_wrap=True)
+    if outcome.folder is not None:
+        out.print(f" report  {outcome.folder / 'report.html'}", soft_wrap=True)
+    if detail.state == "finished":
+        _suggest(place, outcome)
+    else:
+        out.print(f" go on   uv run lab resume {detail.id}{place.options}", soft_wrap=True)
+    out.print()
+
+
+def _about(result: Result) -> str:
+    started = result.startup.first_order
+    return "" if started is None else f"  (start-up {seconds(started)})"
+
+
+def _suggest(place: Place, outcome: Outcome) -> None:
+    run, options = outcome.detail.id, place.options
+    out.print(f" next    uv run lab verify {run}{options}        the record of every round", soft_wrap=True)
+    out.print(f"         uv run lab export {run} model.keras{options}", soft_wrap=True)
+    out.print(
+        '         edit experiments/demo.toml: kind = "dirichlet", alpha = 0.1, and run it again',
+        soft_wrap=True,
+    )

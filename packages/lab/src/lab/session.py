@@ -1,0 +1,294 @@
+"""One run from the command to its results: find or start a lab, submit, follow, write down what came of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from roundtable.errors import NotPossible, Unknown, Unreachable
+from roundtable.experiment import Experiment
+from roundtable.messages import ENDED, CreateRun, RunDetail, RunView, WorkerView
+from roundtable.types import ClientId, RunId, Seconds
+
+from lab import data, machine, results
+from lab import report as page
+from lab.api import Api, read_token
+from lab.follow import follow
+from lab.live import Show
+from lab.native import Folders, Native, attached, native
+from lab.progress import Progress
+from lab.results import Result, Spread, Startup
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which lab: one that is up at `url`, or one of our own processes on `folders`."""
+
+    folders: Folders
+    url: str | None = None
+    admin_token_file: Path | None = None
+    port: int = 0
+
+    def remote(self) -> Api:
+        assert self.url is not None
+        return Api(self.url, read_token(self.admin_token_file) if self.admin_token_file else None)
+
+    @property
+    def options(self) -> str:
+        """What to add to a command that is suggested to the user."""
+        if self.url is not None:
+            return f" --url {self.url}" + (
+                f" --admin-token-file {self.admin_token_file}" if self.admin_token_file else ""
+            )
+        return (
+            ""
+            if self.folders == Folders(tasks=self.folders.tasks, datasets=self.folders.datasets)
+            else f" --runs-dir {self.folders.runs}"
+        )
+
+
+@contextmanager
+def reach(place: Place) -> Iterator[tuple[Api, bool]]:
+    """An aggregator to ask things of: at the address, of the lab that is up here, or started for as long as it takes.
+
+    The second value is True where runs can be going on: not in a lab started just now, which has no workers.
+    """
+    if place.url is not None:
+        with place.remote() as api:
+            yield api, True
+    elif (found := attached(place.folders)) is not None:
+        with found as api:
+            yield api, True
+    elif not place.folders.state.is_dir():
+        raise Unknown(
+            f"there are no runs in {place.folders.runs}/ yet: start one with `lab run experiments/demo.toml`"
+        )
+    else:
+        with native(place.folders, port=place.port) as lab, lab.api() as api:
+            yield api, False
+
+
+@contextmanager
+def present(place: Place) -> Iterator[Api]:
+    """A lab that is up. Raises Unreachable where there is none."""
+    found = place.remote() if place.url is not None else attached(place.folders)
+    if found is None:
+        raise Unreachable(f"no lab is up on {place.folders.runs}/: start one with `lab run`, or give --url")
+    with found as api:
+        yield api
+
+
+def named(api: Api, run: str) -> RunView:
+    """The run with this id, or the only one whose id begins so; "latest" is the last one. Raises Unknown."""
+    runs = api.runs()
+    if run == "latest" and runs:
+        return runs[-1]
+    found = [view for view in runs if view.id == run] or [view for view in runs if view.id.startswith(run)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise Unknown(f"{run} could be {', '.join(view.id for view in found[:5])}: give more of the id")
+    raise Unknown(f"there is no run {run}: `lab runs` lists them")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended; `folder` and `result` where it has something to tell, `verdict` where it was a replay."""
+
+    detail: RunDetail
+    folder: Path | None = None
+    result: Result | None = None
+    differs: bool = False
+    verdict: str = ""
+
+
+@dataclass
+class Session:
+    """What a command that follows a run to its end has at hand, and what it has found out."""
+
+    place: Place
+    show: Show
+    began: float  # Unix seconds: when the `lab` process started
+    workers: int = 0
+    run: RunId | None = None  # known once submitted
+    startup: dict[str, Seconds] = field(default_factory=dict)
+    present: tuple[WorkerView, ...] = ()
+
+    def submit(self, request: CreateRun, original: RunDetail | None = None) -> Outcome:
+        """Run an experiment to its end. An existing run of it is gone on with, or shown when it has finished.
+
+        `original`: the run that this one replays. Raises NotPossible where an existing run was stopped or has failed.
+        """
+        spread = self._spread(request.experiment)
+        progress = self._begin(request.experiment)
+        with self._lab() as (api, lab):
+            view, new = api.create(request)
+            self.run = view.id
+            if not new and view.state in ENDED:
+                if view.state != "finished":
+                    raise NotPossible(
+                        f"run {view.id} of this experiment {view.state} after round {view.round}: "
+                        f"`lab resume {view.id}{self.place.options}` goes on, --again starts anew"
+                    )
+                self.show.say(f"this experiment has been run before, as {view.id} (--again starts anew)")
+                detail = api.run(view.id)
+            else:
+                if not new:
+                    self.show.say(
+                        f"going on with run {view.id} after round {view.round} (--again starts anew)"
+                    )
+                detail = self._follow(api, lab, view.id, progress)
+        self.show.end()
+        if (
+            not new
+            and (self.place.folders.runs / detail.id / "result.json").exists()
+            and view.state == "finished"
+        ):
+            folder = self.place.folders.runs / detail.id
+            return Outcome(detail, folder, results.read(folder))
+        return self._outcome(detail, spread, original)
+
+    def resume(self, run: str) -> Outcome:
+        """Go on with a run that was stopped or interrupted, or has failed. Raises NotPossible for a finished one."""
+        if self.place.url is None and attached(self.place.folders) is not None:
+            raise NotPossible(
+                f"a lab is using {self.place.folders.runs}/: wait for it (`lab status` shows it)"
+            )
+        with reach(self.place) as (api, _):
+            detail = api.run(named(api, run).id)
+        if detail.state == "finished":
+            raise NotPossible(f"run {detail.id} has finished: `lab run … --again` starts anew")
+        spread = self._spread(detail.experiment)
+        progress = self._begin(detail.experiment)
+        with self._lab() as (api, lab):
+            self.run = detail.id
+            if detail.state in ENDED or detail.state == "paused":
+                api.resume(detail.id)
+            progress.shown = detail.round
+            detail = self._follow(api, lab, detail.id, progress)
+        self.show.end()
+        return self._outcome(detail, spread, None)
+
+    def _begin(self, experiment: Experiment) -> Progress:
+        launched = (
+            tuple(f"worker-{number}" for number in range(1, self.workers + 1))
+            if self.place.url is None
+            else ()
+        )
+        progress = Progress(experiment, launched)
+        self.show.begin(experiment)
+        self.show.update(progress)
+        return progress
+
+    @contextmanager
+    def _lab(self) -> Iterator[tuple[Api, Native | None]]:
+        if self.place.url is not None:
+            with self.place.remote() as api:
+                yield api, None
+            return
+        with native(self.place.folders, port=self.place.port) as lab, lab.api() as api:
+            self.startup["aggregator"] = time.time() - self.began
+            try:
+                yield api, lab
+            except KeyboardInterrupt:
+                self.show.say("stopping")
+                raise
+
+    def _follow(self, api: Api, lab: Native | None, run: RunId, progress: Progress) -> RunDetail:
+        if lab is not None:
+            self._set_aside_others(api, run)
+            lab.start_workers(self.workers)
+        detail = follow(api, run, progress, self.show, lab)
+        self.present = tuple(api.workers())
+        if progress.first_worker is not None:
+            self.startup["first_worker"] = progress.first_worker - self.began
+        if detail.first_order is not None and detail.first_order >= self.began:
+            self.startup["first_order"] = detail.first_order - self.began
+        return detail
+
+    def _set_aside_others(self, api: Api, run: RunId) -> None:
+        """Runs that an earlier lab left unfinished would come first, and take these workers."""
+        for view in api.runs():
+            if view.id != run and view.state not in ENDED:
+                api.stop(view.id)
+                self.show.say(
+                    f"run {view.id} was left after round {view.round}: `lab resume {view.id}` goes on with it"
+                )
+
+    def _spread(self, experiment: Experiment) -> Spread | None:
+        """In native mode the data must be here, and a fault in it is known before anything is started."""
+        if self.place.url is None:
+            return data.spread(experiment, self.place.folders)
+        return data.spread_if_here(experiment, self.place.folders)
+
+    def _outcome(self, detail: RunDetail, spread: Spread | None, original: RunDetail | None) -> Outcome:
+        """Write down the results of a run that has something to tell."""
+        if not any(record.round > 0 for record in detail.history):
+            return Outcome(detail)
+        startup = Startup(**{name: self.startup.get(name) for name in Startup.model_fields})
+        replay_of = original.id if original else None
+        result = _result(self.place, detail, self.present, spread, startup, self.workers, replay_of)
+        folders = self.place.folders
+        folder = results.write(
+            folders.runs, result, page.html, folders.logs if self.place.url is None else None
+        )
+        differs, verdict = compare(original, detail) if original else (False, "")
+        return Outcome(detail, folder, result, differs, verdict)
+
+
+def record(place: Place, detail: RunDetail, workers: tuple[WorkerView, ...]) -> Path:
+    """The results folder of a run that ended without `lab` watching."""
+    spread = data.spread_if_here(detail.experiment, place.folders)
+    result = _result(place, detail, workers, spread, Startup(), max(len(workers), 1), None)
+    return results.write(place.folders.runs, result, page.html)
+
+
+def _result(
+    place: Place,
+    detail: RunDetail,
+    workers: tuple[WorkerView, ...],
+    spread: Spread | None,
+    startup: Startup,
+    count: int,
+    replay_of: RunId | None,
+) -> Result:
+    return results.result_of(
+        detail,
+        environment=machine.here(),
+        startup=startup,
+        workers=workers,
+        partition=data.if_small(spread),
+        command=repeats(detail.id, place, count),
+        replay_of=replay_of,
+    )
+
+
+def repeats(run: RunId, place: Place, workers: int) -> str:
+    """The command that runs the same again."""
+    count = f" --workers {workers}" if place.url is None else ""
+    return f"uv run lab run {place.folders.runs / run / 'experiment.toml'}{count} --again{place.options}"
+
+
+def ledger_cohorts(entries: Any) -> tuple[tuple[ClientId, ...], ...]:
+    """Who took part, round by round, from the ledger's entries (round 0 has nobody)."""
+    return tuple(
+        tuple(part["client"] for part in entry["participants"]) for entry in entries if entry["round"] > 0
+    )
+
+
+def compare(original: RunDetail, copy: RunDetail) -> tuple[bool, str]:
+    """Whether the replay's weights differ, and in words since when."""
+    again = {record.round: record.weights_hash for record in copy.history}
+    rounds = [record for record in original.history if record.round > 0]
+    for known in rounds:
+        if again.get(known.round) != known.weights_hash:
+            found = again.get(known.round) or "nothing"
+            return (
+                True,
+                f"DIFFERS from {original.id} since round {known.round}: {found} instead of {known.weights_hash}",
+            )
+    return False, f"the same weights as {original.id}, bit for bit, in all of its {len(rounds)} rounds"

@@ -1,0 +1,88 @@
+"""Tables for the terminal: runs, a lab's status, a partition."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+from roundtable.messages import ENDED, RunView, WorkerView
+
+from lab.live import BLUE, percent, workers_table
+from lab.results import Spread
+
+_CLIENTS = 40  # shown one by one
+
+
+def runs(views: Sequence[RunView], live: bool = True) -> Table:
+    """`live`: a lab is up, so that unfinished runs go on; otherwise they were interrupted."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
+    table.add_column("run", no_wrap=True)
+    table.add_column("state")
+    table.add_column("rounds", justify="right")
+    table.add_column("accuracy", justify="right", no_wrap=True)
+    table.add_column("created", no_wrap=True)
+    for view in views:
+        state = view.state if live or view.state in ENDED else "interrupted"
+        created = datetime.fromtimestamp(view.created).strftime("%d %b %H:%M")
+        table.add_row(view.id, state, f"{view.round}/{view.rounds}", percent(view.accuracy), created)
+    return table
+
+
+def status(views: Sequence[RunView], workers: Sequence[WorkerView]) -> RenderableType:
+    """What is going on now: the active run, those that wait, the workers."""
+    active = [view for view in views if view.state not in ENDED and view.state != "queued"]
+    queued = [view for view in views if view.state == "queued"]
+    parts: list[RenderableType] = []
+    for view in active:
+        parts += _active(view)
+    if not active:
+        last = f"; the last one, {views[-1].id}, {views[-1].state}" if views else ""
+        parts.append(Text(f" no run is active{last}"))
+    if queued:
+        parts.append(Text(f" queued: {', '.join(view.id for view in queued)}", style="dim"))
+    parts.append(Text(""))
+    here = [worker for worker in workers if worker.state != "left"]
+    parts.append(workers_table(tuple(here)) if here else Text(" no worker is here", style="dim"))
+    return Group(*parts)
+
+
+def _active(view: RunView) -> list[RenderableType]:
+    bar = Table.grid(padding=(0, 1), expand=True)
+    bar.add_column(width=1)
+    bar.add_column(ratio=1)
+    bar.add_column(justify="right", no_wrap=True)
+    meter = ProgressBar(total=view.rounds, completed=view.round, complete_style=BLUE, finished_style=BLUE)
+    bar.add_row("", meter, f"{view.round}/{view.rounds} rounds · {percent(view.accuracy)} ")
+    reason = f": {view.reason}" if view.reason else ""
+    arrived = f", {len(view.arrived)} of {len(view.cohort)} clients in" if view.cohort else ""
+    return [Text(f" {view.id}", style="bold"), bar, Text(f" {view.state}{reason}{arrived}")]
+
+
+def partition(spread: Spread) -> RenderableType:
+    """Clients × labels; the shade of a figure is its share of the client's examples."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, padding=(0, 1))
+    table.add_column("client", justify="right")
+    for label in spread.labels:
+        table.add_column(label, justify="right", no_wrap=True)
+    table.add_column("all", justify="right", style="bold")
+    for client, row in enumerate(spread.counts[:_CLIENTS]):
+        total = sum(row) or 1
+        table.add_row(str(client), *(_shaded(count, count / total) for count in row), f"{sum(row)}")
+    sums = [sum(column) for column in zip(*spread.counts, strict=True)]
+    table.add_section()
+    table.add_row("all", *(str(value) for value in sums), str(sum(sums)))
+    sizes = [sum(row) for row in spread.counts]
+    words = f"{len(sizes)} clients of {min(sizes):,} to {max(sizes):,} examples"
+    rest = len(spread.counts) - _CLIENTS
+    return Group(table, Text(f"… and {rest} more clients" if rest > 0 else "", style="dim"), Text(words))
+
+
+def _shaded(count: int, share: float) -> Text:
+    if not count:
+        return Text("·", style="dim")
+    return Text(str(count), style=f"bold {BLUE}" if share >= 0.3 else "")

@@ -1,0 +1,63 @@
+"""`lab verify`: the aggregator's own check of its files, or the ledger's chain alone from afar."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from roundtable.errors import CorruptStore, RoundtableError
+from roundtable.ledger import LedgerEntry, check_chain
+from roundtable.messages import RunView
+from roundtable.types import RunId
+
+from lab.native import Folders
+
+TIME_LIMIT = 3600.0  # recomputing every fold of a long run takes its time
+
+
+@dataclass(frozen=True)
+class Verdict:
+    holds: bool
+    lines: tuple[str, ...]
+    body: Any  # for --json
+
+
+def of_ledger(run: RunView, entries: Any) -> Verdict:
+    """The chain, against the head that the aggregator gives out."""
+    try:
+        head = check_chain(
+            [LedgerEntry.model_validate_json(json.dumps(entry)) for entry in entries], run.head
+        )
+    except (CorruptStore, ValueError) as error:
+        return Verdict(
+            False,
+            (f"{run.id}: does NOT hold: {error}",),
+            {"run": run.id, "holds": False, "reason": str(error)},
+        )
+    words = f"{run.id}: the chain of {len(entries)} entries holds; head {head}"
+    return Verdict(
+        True,
+        (words, "(the files themselves can be checked on the aggregator's machine)"),
+        {"run": run.id, "holds": True, "head": head},
+    )
+
+
+def of_files(run: RunId, folders: Folders) -> Verdict:
+    """Everything, in a process of the aggregator's. Raises RoundtableError when it cannot even begin."""
+    command = [sys.executable, "-m", "aggregator.verify", run, "--state-dir", str(folders.state), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT, check=False)
+    try:
+        body = json.loads(done.stdout)
+    except ValueError:
+        lines = done.stderr.strip().splitlines()
+        raise RoundtableError(
+            f"{run} cannot be verified: {lines[-1] if lines else 'no reason was given'}"
+        ) from None
+    return Verdict(done.returncode == 0, tuple(_words(body)), body)
+
+
+def _words(body: Any) -> list[str]:
+    return [f"{key}: {value}" for key, value in body.items()]

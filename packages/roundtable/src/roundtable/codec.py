@@ -139,8 +139,8 @@ def decode(
     `buffer` alive (a memory map cannot be closed while one exists).
     Raises Truncated, TooLarge, ShapeMismatch, DtypeMismatch, NotFinite (where `finite`), InvalidPayload.
     """
-    if len(buffer) > (limit := size_limit(expected)):
-        raise TooLarge(f"the message has {len(buffer)} bytes, at most {limit} are allowed for these groups")
+    if (length := memoryview(buffer).nbytes) > (limit := size_limit(expected)):
+        raise TooLarge(f"the message has {length} bytes, at most {limit} are allowed for these groups")
     return _decoded(buffer, read_header(buffer, _header_limit(expected)), expected, wire, finite)
 
 
@@ -170,11 +170,21 @@ def decode_initial(buffer: Buffer) -> Decoded:
 def _decoded(
     buffer: Buffer, header: Header, expected: Mapping[str, Manifest], wire: Wire, finite: bool
 ) -> Decoded:
+    try:
+        return _views(buffer, header, expected, wire, finite)
+    except InvalidPayload as error:
+        # Without the frames that hold views of the buffer: a refused memory map can be closed at once.
+        raise error.with_traceback(None) from None
+
+
+def _views(
+    buffer: Buffer, header: Header, expected: Mapping[str, Manifest], wire: Wire, finite: bool
+) -> Decoded:
     names = [name for name, _, _ in _specs(expected)]
     if unknown := header.entries.keys() - set(names):
-        raise ShapeMismatch(f"array {shown(min(unknown))} is not asked for: {_count(names)} expected")
+        raise ShapeMismatch(f"array {shown(min(unknown))} is not asked for: {_asked(names)}")
     if missing := [name for name in names if name not in header.entries]:
-        raise ShapeMismatch(f"array {shown(missing[0])} is missing: {_count(names)} expected")
+        raise ShapeMismatch(f"array {shown(missing[0])} is missing: {_asked(names)}")
     for name, _, spec in _specs(expected):
         _check_fits(name, header.entries[name], spec, wire)
     raw = np.frombuffer(buffer, np.uint8)
@@ -287,7 +297,7 @@ def _header_limit(expected: Mapping[str, Manifest]) -> int:
     return min(METADATA_LIMIT + sum(arrays), HEADER_LIMIT)
 
 
-def _count(names: list[str]) -> str:
-    return f"{len(names)} array{'' if len(names) == 1 else 's'}" + (
-        f", {names[0]} … {names[-1]}," if names else ""
-    )
+def _asked(names: list[str]) -> str:
+    if len(names) > 1:
+        return f"send {len(names)} arrays, {names[0]} to {names[-1]}"
+    return f"send {names[0]} alone" if names else "send none"

@@ -1,7 +1,7 @@
 """What is wrong with an input, in words for the person who wrote it.
 
-pydantic reports faults in its own terms; this turns each into one line, `path: found …; allowed: …`, with what
-is allowed taken from the model's JSON schema, so that it cannot differ from what is checked. A model's own
+pydantic reports faults in its own terms; this turns each into one line, `path: found …; allowed: …`. What is
+allowed is taken from the model's JSON schema, so that it cannot differ from what is checked. A model's own
 validators raise ValueError("field: found …, …"), and the line puts the path before it.
 """
 

@@ -86,24 +86,11 @@ def read_header(buffer: Buffer, limit: int = HEADER_LIMIT) -> Header:
 
     `limit` is in bytes. Raises Truncated, TooLarge, DtypeMismatch (a dtype numpy lacks), InvalidPayload.
     """
-    view = memoryview(buffer)
-    if len(view) < PREFIX:
-        raise Truncated(
-            f"{len(view)} bytes are too few for a safetensors file: send at least its {PREFIX} + header bytes"
-        )
-    length = int.from_bytes(view[:PREFIX], "little")
-    if length > limit:
-        raise TooLarge(
-            f"the safetensors header says {length} bytes, at most {limit} are allowed: send less metadata"
-        )
-    if len(view) < PREFIX + length:
-        raise Truncated(
-            f"the safetensors header is {len(view) - PREFIX} of {length} bytes: send the whole file"
-        )
-    table = _parse(bytes(view[PREFIX : PREFIX + length]))
+    text = _header_text(buffer, limit)
+    table = _parse(text)
     metadata = _metadata(table.pop("__metadata__", {}))
     entries = {name: _entry(name, value) for name, value in table.items()}
-    return Header(entries, metadata, PREFIX + length, _checked_size(entries))
+    return Header(entries, metadata, PREFIX + len(text), _checked_size(entries))
 
 
 def read_metadata(path: Path, limit: int = HEADER_LIMIT) -> dict[str, str]:
@@ -112,6 +99,22 @@ def read_metadata(path: Path, limit: int = HEADER_LIMIT) -> dict[str, str]:
         prefix = file.read(PREFIX)
         length = int.from_bytes(prefix, "little")
         return read_header(prefix + (file.read(length) if length <= limit else b""), limit).metadata
+
+
+def _header_text(buffer: Buffer, limit: int) -> bytes:
+    with memoryview(buffer) as whole, whole.cast("B") as view:
+        if len(view) < PREFIX:
+            raise Truncated(f"{len(view)} bytes are too few for a safetensors file: send the whole file")
+        length = int.from_bytes(view[:PREFIX], "little")
+        if length > limit:
+            raise TooLarge(
+                f"the safetensors header says {length} bytes, at most {limit} are allowed: send less metadata"
+            )
+        if len(view) < PREFIX + length:
+            raise Truncated(
+                f"the safetensors header is {len(view) - PREFIX} of {length} bytes: send the whole file"
+            )
+        return bytes(view[PREFIX : PREFIX + length])
 
 
 def _parse(text: bytes) -> dict[str, Any]:

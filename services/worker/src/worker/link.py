@@ -1,8 +1,7 @@
 """The worker's side of the protocol: one method for each request, typed errors for every answer.
 
-Requests go through an `httpx.Client` whose transport is injected: tests put faults into it, and a faster
-transport finds a body's buffers in `request.extensions["buffers"]` and may leave a reply's body, already
-received, in `response.extensions["content"]`.
+Requests go through an `httpx.Client` over worker.transport, which moves large bodies in place; it can be
+injected, so that tests put faults into it.
 
 Every wait on the network is bounded (`Limits`). An answer that may be different in a moment (none, a
 server error, a full disk, too many requests) is one of `PASSING`: the caller backs off and asks again.
@@ -17,7 +16,7 @@ from typing import Final, TypeVar
 
 import httpx
 from pydantic import ValidationError
-from roundtable.codec import Encoded
+from roundtable.codec import Buffer, Encoded
 from roundtable.errors import (
     PROBLEMS,
     IncompatibleVersion,
@@ -37,6 +36,7 @@ from roundtable.messages import Join, Joined, Message, OrderResult, Plan, Poll, 
 from roundtable.types import Digest, OrderId, RunId, Seconds
 
 from worker.account import Traffic
+from worker.transport import SocketTransport
 
 PASSING: Final = (Unreachable, StorageFull, RateLimited)
 PIECE: Final = (
@@ -92,9 +92,7 @@ class Link:
         self._join_token = join_token
         self._limits = limits
         self._session: Joined | None = None
-        # Idle connections are let go before uvicorn's 5 s, so that none is used in the moment it is closed.
-        pool = httpx.Limits(max_connections=8, max_keepalive_connections=8, keepalive_expiry=4.0)
-        self._client = httpx.Client(transport=transport or httpx.HTTPTransport(limits=pool))
+        self._client = httpx.Client(transport=transport or SocketTransport())
 
     def close(self) -> None:
         self._client.close()
@@ -122,11 +120,11 @@ class Link:
     def plan(self, run: RunId) -> Plan:
         return self._parsed(Plan, self._request("GET", f"/v1/runs/{run}/plan", self._limits.of()))
 
-    def weights(self, digest: Digest, limit: int) -> bytearray:
+    def weights(self, digest: Digest, limit: int) -> Buffer:
         """A round's global message, at most `limit` bytes; unchecked."""
         return self._request("GET", f"/v1/weights/{digest}", self._limits.of(), limit=limit)
 
-    def state(self, digest: Digest, limit: int) -> bytearray:
+    def state(self, digest: Digest, limit: int) -> Buffer:
         """A client's state, at most `limit` bytes; unchecked."""
         return self._request("GET", f"/v1/states/{digest}", self._limits.of(), limit=limit)
 
@@ -154,11 +152,11 @@ class Link:
         body: Encoded | None = None,
         token: str | None = None,
         limit: int = JSON_LIMIT,
-    ) -> bytearray:
+    ) -> Buffer:
         if token is None:
             token = self._session.session_token if self._session else ""
         headers = [("authorization", f"Bearer {token}"), ("accept-encoding", "identity")]
-        extensions: dict[str, object] = {"timeout": timeout}
+        extensions: dict[str, object] = {"timeout": timeout, "limit": limit}
         content: bytes | Iterator[bytes] = b""
         size = 0
         if json is not None:
@@ -187,7 +185,7 @@ class Link:
             raise _refusal(response.status_code, received, self.url + path)
         return received
 
-    def _parsed(self, kind: type[M], content: bytearray) -> M:
+    def _parsed(self, kind: type[M], content: Buffer) -> M:
         try:
             return kind.model_validate_json(bytes(content))
         except ValidationError:
@@ -216,7 +214,7 @@ def pieces(buffers: Sequence[memoryview | bytes], size: int = PIECE) -> Iterator
         yield b"".join(waiting)
 
 
-def _content(response: httpx.Response, limit: int) -> bytearray:
+def _content(response: httpx.Response, limit: int) -> Buffer:
     """The reply's body, in one buffer of its length where it tells it. Raises TooLarge past `limit` bytes."""
     if (received := response.extensions.get("content")) is not None:
         return received  # type: ignore[no-any-return]
@@ -233,7 +231,7 @@ def _content(response: httpx.Response, limit: int) -> bytearray:
     return buffer
 
 
-def _refusal(status: int, content: bytearray, url: str) -> RoundtableError:
+def _refusal(status: int, content: Buffer, url: str) -> RoundtableError:
     """The error that an answer other than 2xx describes."""
     kind, detail = "", f"{url} answers {status}"
     try:

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from roundtable.codec import Decoded, Encoded, decode, encode, size_limit
+from roundtable.codec import Buffer, Decoded, Encoded, decode, encode, size_limit
 from roundtable.errors import (
     InvalidInput,
     InvalidPayload,
@@ -234,7 +234,7 @@ class Work:
         run: Run,
         digest: Digest,
         expected: Mapping[str, Manifest],
-        get: Callable[[Digest, int], bytearray],
+        get: Callable[[Digest, int], Buffer],
     ) -> Decoded:
         """Fetch, check against the hash it is asked by, and read. A spoiled transfer is tried again."""
         limit = size_limit(expected)

@@ -25,7 +25,8 @@ from lab.results import Spread
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PURPLE, YELLOW, BLACK, GREY = "#56B4E9", "#CC79A7", "#F0E442", "#222222", "#999999"
 WHEEL = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, YELLOW, BLACK, GREY, "#005A8C")
-HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "++", "ooo", "|||", "**")
+DARK = (BLUE, GREEN, VERMILION, BLACK, WHEEL[9])
+HATCHES = ("", "///", "", "\\\\\\")
 MB = 1_000_000
 BARS_UP_TO = 40  # clients; beyond that a heat map
 
@@ -150,19 +151,16 @@ def partition_figure(spread: Spread) -> Figure:
         figure = Figure(figsize=(7.2, 1.4 + 0.2 * max(clients, 6)), layout="constrained")
         axes = figure.subplots()
         left = np.zeros(clients)
+        widest = counts.sum(axis=1).max()
         for index, label in enumerate(spread.labels):
-            colour, hatch = WHEEL[index % len(WHEEL)], HATCHES[index % len(HATCHES)]
-            share = counts[:, index]
-            axes.barh(
-                np.arange(clients),
-                share,
-                left=left,
-                color=colour,
-                hatch=hatch,
-                edgecolor="white",
-                linewidth=0.4,
-                label=label,
+            share, colour = counts[:, index], WHEEL[index]
+            bars = axes.barh(
+                np.arange(clients), share, left=left, color=colour, edgecolor="white", label=label
             )
+            if len(label) <= 2:  # said in the bar too, for those who print in grey
+                names = [label if value > widest * 0.03 else "" for value in share]
+                ink = "white" if colour in DARK else BLACK
+                axes.bar_label(bars, names, label_type="center", color=ink, fontsize=8)
             left += share
         axes.set_yticks(np.arange(clients))
         axes.invert_yaxis()

@@ -1,7 +1,7 @@
 """Child processes that cannot outlive us: each in its own session, with a pipe whose end tells it to go.
 
 A child sees end-of-file on its stdin when this process dies in whatever way, so nothing is left behind even
-after SIGKILL. Being in another session, children never get the terminal's Ctrl-C: whoever started them stops them.
+after SIGKILL. In another session, children never get the terminal's Ctrl-C: whoever started them stops them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The entry point of `lab`. It imports next to nothing before it guards: Ctrl-C is quiet from the first moment.
+"""The entry point of `lab`. It imports next to nothing before it guards: Ctrl-C is quiet from the start.
 
-The commands are put together in commands.py, where every mistake of a user's becomes one line and an exit code.
+The commands are put together in commands.py, where each mistake of a user's becomes one line and a code.
 """
 
 from __future__ import annotations

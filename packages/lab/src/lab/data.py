@@ -22,7 +22,7 @@ def task_of(experiment: Experiment, tasks: Path) -> Found:
 
 
 def spread(experiment: Experiment, folders: Folders) -> Spread | None:
-    """Clients × labels; None where nodes bring the data. Raises InvalidTask, InvalidData, InvalidExperiment."""
+    """Clients × labels; None where nodes bring them. Raises InvalidTask, InvalidData, InvalidExperiment."""
     task = task_of(experiment, folders.tasks).task
     if experiment.partition.kind == "pinned":
         return None

@@ -22,7 +22,7 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
-EXPLAINED = "Exit codes: 0 done · 1 the run or its verification failed · 2 bad input · 3 unreachable · 130 interrupted"
+EXPLAINED = "Exit codes: 0 done, 1 run or verification failed, 2 bad input, 3 unreachable, 130 interrupted."
 
 
 def exit_of(error: RoundtableError) -> Exit:

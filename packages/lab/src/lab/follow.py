@@ -1,4 +1,4 @@
-"""Watching one run to its end: events in one thread, the terminal and the fate of our own processes in the main one."""
+"""Watching one run to its end: events in a thread, the terminal and our processes in the main one."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _mourn(native: Native, run: RunId, progress: Progress, show: Show) -> None:
         show.say(f"{child.name} {_fate(child)}", warn=True)
         if len(progress.died) == len(native.workers):
             raise RunFailed(
-                f"every worker has died; the last one: {child.name} {_fate(child)}; `lab resume {run}` goes on"
+                f"every worker has died, at last {child.name}: {_fate(child)}; `lab resume {run}` goes on"
             )
 
 

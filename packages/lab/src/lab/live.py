@@ -1,7 +1,7 @@
 """How a run looks in the terminal: lines of rounds that scroll away, and below them what goes on now.
 
-`Show` is what follow.py tells; `Live` draws with rich on a terminal, `Plain` writes one line a round elsewhere, `Silent`
-says nothing. Meaning is in words and symbols; colour only repeats it, in blue and orange, which everyone tells apart.
+`Show` is what follow.py tells; `Live` draws with rich on a terminal, `Plain` writes a line a round elsewhere,
+`Silent` says nothing. Meaning is in words and symbols; colour only repeats it, in blue and orange.
 """
 
 from __future__ import annotations
@@ -115,8 +115,8 @@ def title(experiment: Experiment) -> str:
     clients = experiment.clients
     cohort = "" if experiment.cohort_size == clients.count else f", {experiment.cohort_size} a round"
     return (
-        f"{experiment.name} · {experiment.task} · {clients.count} clients ({experiment.partition.kind}{cohort})"
-        f" · {experiment.rounds.count} rounds"
+        f"{experiment.name} · {experiment.task} · {clients.count} clients"
+        f" ({experiment.partition.kind}{cohort}) · {experiment.rounds.count} rounds"
     )
 
 
@@ -182,23 +182,20 @@ def workers_table(
     table = Table.grid(padding=(0, 2))
     for _ in range(5):
         table.add_column(no_wrap=True, overflow="ellipsis")
-    known = {worker.node for worker in workers}
     gone = died or {}
-    for worker in workers[:_ROWS]:
-        if worker.node in gone:
-            table.add_row(
-                "", worker.node, Text("▲ died", style=ORANGE), Text(gone[worker.node], style="dim"), ""
-            )
-        else:
-            table.add_row("", worker.node, *_standing(worker))
-    for node in [node for node in launched if node not in known][: max(_ROWS - len(workers), 0)]:
+    by_node = {worker.node: worker for worker in workers}
+    ours = [by_node.pop(node, node) for node in launched]
+    rows = [*ours, *(worker for worker in workers if worker.node in by_node)]
+    for row in rows[:_ROWS]:
+        node = row if isinstance(row, str) else row.node
         if node in gone:
             table.add_row("", node, Text("▲ died", style=ORANGE), Text(gone[node], style="dim"), "")
-        else:
+        elif isinstance(row, str):
             table.add_row("", node, Text("◌ starting", style="dim"), "", "")
-    if len(workers) > _ROWS:
-        rest = workers[_ROWS:]
-        here = sum(worker.state == "present" for worker in rest)
+        else:
+            table.add_row("", node, *_standing(row))
+    if rest := rows[_ROWS:]:
+        here = sum(not isinstance(row, str) and row.state == "present" for row in rest)
         table.add_row("", f"and {len(rest)} more", f"{here} present", "", "")
     return table
 

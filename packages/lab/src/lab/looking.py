@@ -82,9 +82,7 @@ def partition(
     loaded = experiments.load(experiment)
     found = data.spread(loaded, Folders(RUNS, tasks_dir, datasets_dir))
     if found is None:
-        raise InvalidInput(
-            f"{experiment}: partition.kind = pinned: the data is on the nodes, so there is nothing to show here"
-        )
+        raise InvalidInput(f"{experiment}: partition.kind = pinned: the data is on the nodes, not here")
     if plot is not None:
         from lab import charts
 

@@ -1,8 +1,8 @@
 """A lab on this machine without containers: one aggregator and any number of workers as child processes.
 
-The state folder `RUNS_DIR/.aggregator/` belongs to one lab at a time (a lock, which dies with its owner). Its address is
-written there, so that `lab status` in another terminal finds the lab that is up; commands that need an aggregator when
-none is up start one for as long as they take.
+The state folder `RUNS_DIR/.aggregator/` belongs to one lab at a time (a lock that dies with its owner). Its
+address is written there, so that `lab status` in another terminal finds the lab that is up; commands that need
+an aggregator when none is up start one for as long as they take.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Folders:
 
 @dataclass
 class Native:
-    """The processes of a lab that is up, and what has become of them: `exits` gets each child that ended unasked."""
+    """The processes of a lab that is up; `exits` gets each child that ended unasked."""
 
     folders: Folders
     aggregator: Child
@@ -97,9 +97,9 @@ class Native:
 
 @contextmanager
 def native(folders: Folders, *, port: int = 0) -> Iterator[Native]:
-    """An aggregator of our own on `folders.state`, stopped with its workers on the way out, whatever happens inside.
+    """An aggregator of our own, stopped with its workers on the way out, whatever happens inside.
 
-    Raises InvalidSetting (port, folder), NotPossible (another lab is using the folder), Unreachable (did not start).
+    Raises InvalidSetting (port, folder), NotPossible (another lab is up there), Unreachable (did not start).
     """
     _check_port(port)
     with _locked(folders) as lock:
@@ -107,8 +107,7 @@ def native(folders: Folders, *, port: int = 0) -> Iterator[Native]:
         exits: queue.Queue[Child] = queue.Queue()
         aggregator = children.start(
             "aggregator",
-            [sys.executable, "-m", "aggregator", "--host", HOST, "--port", str(port)]
-            + ["--state-dir", str(folders.state), "--exit-on-eof"],
+            _command(folders, port),
             os.environ | {"PYTHONUNBUFFERED": "1"},
             folders.logs / "aggregator.log",
             lambda child: exits.put(child) if child.wanted else None,
@@ -142,6 +141,11 @@ def attached(folders: Folders) -> Api | None:
     return Api(url, read_token(folders.state / "tokens" / "admin"))
 
 
+def _command(folders: Folders, port: int) -> list[str]:
+    options = ["--host", HOST, "--port", str(port), "--state-dir", str(folders.state), "--exit-on-eof"]
+    return [sys.executable, "-m", "aggregator", *options]
+
+
 def _address(aggregator: Child) -> str:
     """From its first line. Raises Unreachable with its last words."""
     aggregator.said.wait(AGGREGATOR_STARTS)
@@ -161,7 +165,7 @@ def _check_port(port: int) -> None:
             probe.bind((HOST, port))
         except OSError as error:
             raise InvalidSetting(
-                f"--port {port}: {(error.strerror or str(error)).lower()}: choose another, or leave it out for any free one"
+                f"--port {port}: {(error.strerror or str(error)).lower()}: choose another, or leave it out"
             ) from None
 
 
@@ -177,7 +181,7 @@ def _locked(folders: Folders) -> Iterator[IO[str]]:
     with file:
         if not _try_lock(file):
             raise NotPossible(
-                f"another lab is using {folders.runs}/: wait for it (`lab status` shows it), or give this one its own --runs-dir"
+                f"another lab is using {folders.runs}/: wait for it, or use another folder with --runs-dir"
             )
         file.truncate(0)
         try:

@@ -1,4 +1,4 @@
-"""What is known of a run while it goes on: a plain record that events are folded into; the views only read it."""
+"""What is known of a run while it goes on: a record that events are folded into and views read."""
 
 from __future__ import annotations
 

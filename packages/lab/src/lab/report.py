@@ -1,4 +1,4 @@
-"""One run as one page: self-contained HTML, made from result.json alone so that it can be made again at any time."""
+"""One run as one page: self-contained HTML, made from result.json alone, again at any time."""
 
 from __future__ import annotations
 

@@ -43,6 +43,7 @@ class Final(Value):
     best_accuracy: float | None
     best_round: int | None
     seconds: Seconds  # from the first train order to the last commit
+    round_seconds: Seconds  # the rounds' own, summed: without the pause where a run was interrupted
     bytes_up: int  # updates, all workers
     bytes_down: int  # weights and states, all workers
     weights_hash: Digest
@@ -120,6 +121,7 @@ def result_of(
         best_accuracy=best.accuracy if best else None,
         best_round=best.round if best else None,
         seconds=last.committed - (detail.first_order or rounds[0].started),
+        round_seconds=sum(record.seconds for record in rounds),
         bytes_up=sum(record.bytes_up for record in rounds),
         bytes_down=sum(record.bytes_down for record in rounds),
         weights_hash=last.weights_hash,
@@ -182,7 +184,7 @@ def write(runs: Path, result: Result, report: Callable[[Result], str], logs: Pat
             _point(runs / "latest", result.run)
     except OSError as error:
         raise InvalidSetting(
-            f"{folder}: cannot be written ({error.strerror}): nothing is lost, `lab report {result.run}` tries again"
+            f"{folder}: cannot be written ({error.strerror}); `lab report {result.run}` tries again"
         ) from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -247,4 +249,4 @@ def _point(link: Path, target: str) -> None:
     draft = link.with_name(f".{link.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)
     draft.symlink_to(target, target_is_directory=True)
-    os.replace(draft, link)
+    draft.replace(link)

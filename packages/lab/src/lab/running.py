@@ -55,7 +55,7 @@ def run(
 ) -> int:
     """Run an experiment to its end and write its results to runs/RUN/.
 
-    The same experiment has one run: giving it again shows that run, or goes on with it where it was interrupted.
+    The same experiment has one run: given again, that run is shown, or gone on with where it was interrupted.
     """
     loaded = experiments.load(experiment)
     place = Place(Folders(runs_dir, tasks_dir, datasets_dir), url, admin_token_file, port)
@@ -178,7 +178,7 @@ def _tell(place: Place, outcome: Outcome) -> None:
     if outcome.folder is not None:
         out.print(f" report  {outcome.folder / 'report.html'}", soft_wrap=True)
     if detail.state == "finished":
-        _suggest(place, outcome)
+        _suggest(place.options)
     else:
         out.print(f" go on   uv run lab resume {detail.id}{place.options}", soft_wrap=True)
     out.print()
@@ -189,11 +189,10 @@ def _about(result: Result) -> str:
     return "" if started is None else f"  (start-up {seconds(started)})"
 
 
-def _suggest(place: Place, outcome: Outcome) -> None:
-    run, options = outcome.detail.id, place.options
-    out.print(f" next    uv run lab verify {run}{options}        the record of every round", soft_wrap=True)
-    out.print(f"         uv run lab export {run} model.keras{options}", soft_wrap=True)
+def _suggest(options: str) -> None:
+    out.print(f" next    uv run lab verify latest{options}", soft_wrap=True)
+    out.print(f"         uv run lab export latest model.keras{options}", soft_wrap=True)
     out.print(
-        '         edit experiments/demo.toml: kind = "dirichlet", alpha = 0.1, and run it again',
+        '         in experiments/demo.toml, kind = "dirichlet" and alpha = 0.1; then make demo again',
         soft_wrap=True,
     )

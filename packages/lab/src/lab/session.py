@@ -1,4 +1,4 @@
-"""One run from the command to its results: find or start a lab, submit, follow, write down what came of it."""
+"""One run from the command to its results: find or start a lab, submit, follow, write down the outcome."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Place:
 
 @contextmanager
 def reach(place: Place) -> Iterator[tuple[Api, bool]]:
-    """An aggregator to ask things of: at the address, of the lab that is up here, or started for as long as it takes.
+    """An aggregator to ask: at the address, of the lab that is up here, or started for as long as it takes.
 
     The second value is True where runs can be going on: not in a lab started just now, which has no workers.
     """
@@ -97,7 +97,7 @@ def named(api: Api, run: str) -> RunView:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended; `folder` and `result` where it has something to tell, `verdict` where it was a replay."""
+    """How a run ended; `folder` and `result` where there is something to tell, `verdict` of a replay."""
 
     detail: RunDetail
     folder: Path | None = None
@@ -121,7 +121,7 @@ class Session:
     def submit(self, request: CreateRun, original: RunDetail | None = None) -> Outcome:
         """Run an experiment to its end. An existing run of it is gone on with, or shown when it has finished.
 
-        `original`: the run that this one replays. Raises NotPossible where an existing run was stopped or has failed.
+        `original`: the run that this one replays. Raises NotPossible where an existing one was stopped or failed.
         """
         spread = self._spread(request.experiment)
         progress = self._begin(request.experiment)
@@ -153,7 +153,7 @@ class Session:
         return self._outcome(detail, spread, original)
 
     def resume(self, run: str) -> Outcome:
-        """Go on with a run that was stopped or interrupted, or has failed. Raises NotPossible for a finished one."""
+        """Go on with a run that was stopped, interrupted or failed. Raises NotPossible for a finished one."""
         if self.place.url is None and attached(self.place.folders) is not None:
             raise NotPossible(
                 f"a lab is using {self.place.folders.runs}/: wait for it (`lab status` shows it)"
@@ -287,8 +287,6 @@ def compare(original: RunDetail, copy: RunDetail) -> tuple[bool, str]:
     for known in rounds:
         if again.get(known.round) != known.weights_hash:
             found = again.get(known.round) or "nothing"
-            return (
-                True,
-                f"DIFFERS from {original.id} since round {known.round}: {found} instead of {known.weights_hash}",
-            )
+            words = f"{found} instead of {known.weights_hash}"
+            return True, f"DIFFERS from {original.id} since round {known.round}: {words}"
     return False, f"the same weights as {original.id}, bit for bit, in all of its {len(rounds)} rounds"

@@ -1,34 +1,42 @@
-"""Closing a round, in four steps that the conductor runs where they belong.
+"""Closing a round, in steps that the conductor runs where they belong.
 
     plan_round   (store thread)   what is folded, from the store
-    carry_out    (fold thread)    the arithmetic and the files: nothing is visible yet
+    carry_out    (fold thread)    the arithmetic and the files: nothing counts yet
     commit_round (store thread)   ledger entry, record, client states, weights: the round counts
-    tidy         (fold thread)    files that nothing names any more go
+    tidy         (any of the two) files that nothing names any more go
 
 A crash between any two steps leaves the round open with all its updates: closing it again gives the same bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+from roundtable.errors import CorruptStore
+from roundtable.ledger import START, LedgerEntry, Participation, canonical, entry_hash
+from roundtable.messages import Initialized, RoundRecord, WorkerAccount
+from roundtable.metrics import added, values
+from roundtable.strategy.part import Share
+from roundtable.types import ClientId, Digest, RunId, Seconds, WorkerId
+from roundtable.weights import Manifest
 
 from aggregator.events import Close
 from aggregator.files import RunFiles
-from aggregator.fold import Folded, FoldPlan
-from aggregator.rows import Accepted
+from aggregator.fold import Folded, FoldPlan, Input, extract_states, fold, write_message
+from aggregator.rows import Accepted, Commit, RunRow
 from aggregator.store import Store
-from roundtable.messages import RoundRecord
-from roundtable.types import ClientId, Digest, RunId, Seconds
 
 
 @dataclass(frozen=True)
 class Closing:
-    """A round about to be folded. `plan` is None for round 0, whose weights are there already."""
+    """A round about to be folded."""
 
-    run: RunId
+    row: RunRow
+    initialized: Initialized
+    initial: Digest
     close: Close
-    plan: FoldPlan | None
+    plan: FoldPlan | None  # None for round 0, whose weights are there already
     accepted: Mapping[ClientId, Accepted]  # the participants' updates, in client order
 
 
@@ -42,7 +50,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Times:
-    """Unix seconds of the round: first order issued, last update in, fold begun, and now."""
+    """Unix seconds: the round's first order issued, its last update in, and now."""
 
     started: Seconds
     closed: Seconds
@@ -50,23 +58,183 @@ class Times:
 
 
 def plan_round(store: Store, files: RunFiles, run: RunId, close: Close) -> Closing:
-    raise NotImplementedError
+    """Raises CorruptStore where the store lacks what the round machine takes for recorded."""
+    row = store.run(run)
+    if row.initialized is None or row.initial is None:
+        raise CorruptStore(f"run {run} has no first weights: start it anew")
+    if close.round == 0:
+        return Closing(row, row.initialized, row.initial, close, None, {})
+    before = store.last_commit(run)
+    if before is None or before.round != close.round - 1:
+        raise CorruptStore(f"run {run} cannot close round {close.round}: the round before is not committed")
+    updates = store.updates(run, close.round, close.trial)
+    missing = [client for client in close.participants if client not in updates]
+    if missing:
+        raise CorruptStore(
+            f"round {close.round} of {run} lacks the update of client {missing[0]}: start the run anew"
+        )
+    accepted = {client: updates[client] for client in sorted(close.participants)}
+    plan = fold_plan(
+        files, row, row.initialized, close.round, close.trial, accepted, before.weights, before.server
+    )
+    return Closing(row, row.initialized, row.initial, close, plan, accepted)
+
+
+def fold_plan(
+    files: RunFiles,
+    row: RunRow,
+    initialized: Initialized,
+    round_number: int,
+    trial: int,
+    accepted: Mapping[ClientId, Accepted],
+    weights: Digest,
+    server: Digest | None,
+) -> FoldPlan:
+    """`accepted` in client order; `weights` and `server` as they were before the round."""
+    experiment = row.experiment
+    inputs = tuple(
+        Input(
+            client,
+            files.spooled(round_number, trial, client, update.digest),
+            Share(update.account.num_examples, update.account.num_steps, update.account.loss),
+        )
+        for client, update in accepted.items()
+    )
+    return FoldPlan(
+        round=round_number,
+        manifest=Manifest(initialized.arrays),
+        strategy=experiment.strategy,
+        wire=experiment.wire,
+        clients=experiment.clients.count,
+        inputs=inputs,
+        weights=files.path("weights", weights),
+        server=None if server is None else files.path("server", server),
+    )
 
 
 def carry_out(files: RunFiles, closing: Closing) -> Outcome:
-    """Raises StorageFull (nothing visible changed; do it again once there is space) and CorruptStore."""
-    raise NotImplementedError
+    """Raises StorageFull (nothing counts; do it again once there is space), CorruptStore, RunFailed."""
+    if closing.plan is None:
+        experiment = closing.row.experiment
+        manifest = Manifest(closing.initialized.arrays)
+        message = write_message(files, manifest, experiment.strategy, experiment.wire, closing.initial)
+        return Outcome(Folded(closing.initial, message, None), {})
+    return Outcome(fold(files, closing.plan), extract_states(files, closing.plan))
 
 
-def commit_round(store: Store, closing: Closing, outcome: Outcome, times: Times) -> RoundRecord:
-    """The record as stored, entry hash included; evaluation figures come later (store.score_round)."""
-    raise NotImplementedError
+def commit_round(
+    store: Store, closing: Closing, outcome: Outcome, times: Times, *, bytes_down: int = 0
+) -> RoundRecord:
+    """The record as stored, entry hash included; evaluation figures come later (`score`)."""
+    close, folded = closing.close, outcome.folded
+    before = store.last_commit(closing.row.id)
+    entry = LedgerEntry(
+        run=closing.row.id,
+        round=close.round,
+        trial=close.trial,
+        participants=tuple(
+            Participation(
+                client=client,
+                update=update.digest,
+                num_examples=update.account.num_examples,
+                num_steps=update.account.num_steps,
+                state=outcome.states.get(client),
+            )
+            for client, update in closing.accepted.items()
+        ),
+        weights_hash=folded.weights,
+        message_hash=folded.message,
+        server_hash=folded.server,
+        task_hash=closing.initialized.task_hash,
+        data_hash=closing.initialized.data_hash,
+        experiment=closing.row.experiment_hash,
+        previous=START if before is None else before.entry_hash,
+    )
+    record = _record(closing, folded.weights, entry_hash(entry), times, bytes_down)
+    store.commit_round(
+        closing.row.id,
+        Commit(
+            round=close.round,
+            trial=close.trial,
+            weights=folded.weights,
+            message=folded.message,
+            server=folded.server,
+            entry=canonical(entry).decode("ascii"),
+            entry_hash=record.entry_hash,
+            record=record,
+            states=outcome.states,
+        ),
+    )
+    return record
 
 
 def score(store: Store, run: RunId, round_number: int) -> RoundRecord:
-    """Sum up the evaluations of a round into its record, and store it. Call for events.Score, then say RoundScored."""
-    raise NotImplementedError
+    """Sum up a round's evaluations, shards in order, then clients in order, into its record. For events.Score."""
+    commit = store.commit_of(run, round_number)
+    rows = store.evaluations(run, round_number)
+    shards = [row.evaluated for row in rows if row.client < 0]
+    clients = [row.evaluated for row in rows if row.client >= 0]
+    central = values(added(shards)) if shards else {}
+    record = commit.record.model_copy(
+        update={
+            "accuracy": central.pop("accuracy", None),
+            "loss": central.pop("loss", None),
+            "metrics": central,
+            "federated": values(added(clients)) if any(part.num_examples for part in clients) else {},
+        }
+    )
+    store.score_round(run, record)
+    return record
 
 
-def tidy(store: Store, run: RunId) -> None:
-    raise NotImplementedError
+def tidy(store: Store, files: RunFiles, run: RunId, *, starting: bool = False) -> None:
+    """Remove what neither the round under way nor the keep policy needs; `starting`: left-overs of a crash too."""
+    files.tidy(store.wanted(run), starting=starting)
+
+
+def _record(closing: Closing, weights: Digest, entry: Digest, times: Times, bytes_down: int) -> RoundRecord:
+    accepted, close = closing.accepted.values(), closing.close
+    examples = sum(update.account.num_examples for update in accepted)
+    losses = [(update.account.loss, update.account.num_examples) for update in accepted]
+    known = [(loss, count) for loss, count in losses if loss is not None]
+    weight = sum(count for _, count in known)
+    return RoundRecord(
+        round=close.round,
+        attempt=close.trial,
+        participants=close.participants,
+        late=len(close.late),
+        lost=close.lost,
+        train_loss=sum(loss * count for loss, count in known) / weight if weight else None,
+        num_examples=examples,
+        started=times.started,
+        committed=times.committed,
+        seconds=max(times.committed - times.started, 0.0),
+        phases={
+            "clients": max(times.closed - times.started, 0.0),
+            "aggregate": max(times.committed - times.closed, 0.0),
+        },
+        bytes_up=sum(update.nbytes for update in accepted),
+        bytes_down=bytes_down,
+        workers=_by_worker(accepted),
+        weights_hash=weights,
+        entry_hash=entry,
+    )
+
+
+def _by_worker(accepted: Iterable[Accepted]) -> dict[WorkerId, WorkerAccount]:
+    groups: dict[WorkerId, list[Accepted]] = {}
+    for update in accepted:
+        groups.setdefault(update.worker, []).append(update)
+    return {
+        worker: WorkerAccount(
+            clients=tuple(update.client for update in updates),
+            cpu_seconds=sum(update.account.cpu_seconds for update in updates),
+            waiting_seconds=sum(update.account.waiting_seconds for update in updates),
+            training_seconds=sum(update.account.training_seconds for update in updates),
+            sending_seconds=sum(update.account.sending_seconds for update in updates),
+            bytes_in=sum(update.account.bytes_in for update in updates),
+            bytes_out=sum(update.account.bytes_out for update in updates),
+            peak_memory_bytes=max(update.account.peak_memory_bytes for update in updates),
+        )
+        for worker, updates in sorted(groups.items())
+    }

@@ -1,97 +1,263 @@
 """A run's folder: what is received, what is kept, what is thrown away. Synchronous; called from worker threads.
 
-    STATE_DIR/lab.sqlite                         the store (store.py)
-    STATE_DIR/runs/<run>/weights/<hash>          global weights as float32, group `weights`: the checkpoints
-    STATE_DIR/runs/<run>/messages/<hash>         what clients fetch, where that is not the weights file itself
-    STATE_DIR/runs/<run>/server/<hash>           server optimizer slots and the float32 broadcast
-    STATE_DIR/runs/<run>/states/<hash>           client states, group `state`
-    STATE_DIR/runs/<run>/spool/                  uploads under way (`*.part`) and accepted updates; SPOOL_DIR/<run>/ if set
+    STATE_DIR/lab.sqlite               the store (store.py)
+    STATE_DIR/runs/<run>/weights/      global weights in their own dtypes, group `weights`: the checkpoints
+    STATE_DIR/runs/<run>/messages/     what clients fetch, where that is not the weights file itself
+    STATE_DIR/runs/<run>/server/       server optimizer slots and, as `broadcast`, what goes to clients
+    STATE_DIR/runs/<run>/states/       client states, group `state`
+    STATE_DIR/runs/<run>/spool/        uploads under way (`*.part`) and accepted updates, one folder a round and
+                                       trial; SPOOL_DIR/<run>/ where that is set
 
-Every file ends in `.safetensors` and is written under another name, then renamed: a name that can be seen is a whole
-file. Files named by their content hash are never changed. What the store does not name is an orphan, and goes.
+All but the spool's files are called `<content hash>.safetensors`, and never change. Every file is written under
+another name, then renamed: a name that can be seen is a whole file. What the store does not name is an orphan, and
+goes (`tidy`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import errno
+import itertools
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
+
+from roundtable.codec import Encoded
+from roundtable.errors import StorageFull, Unknown
+from roundtable.types import ClientId, Digest, RunId
 
 from aggregator.rows import Wanted
-from roundtable.messages import Account, Initialized
-from roundtable.types import ClientId, Digest, RunId
-from roundtable.weights import Manifest
+from aggregator.tensors import write_at
 
 Durability = Literal["process", "power"]
-Wire = Literal["float32", "float16"]
+Kind = Literal["weights", "messages", "server", "states"]
 
-
-@dataclass(frozen=True)
-class Checked:
-    """What is known of an upload once it has been looked at."""
-
-    digest: Digest
-    nbytes: int
-    account: Account
-    state_digest: Digest | None = None  # of its group `state` as a message of its own
-
-
-@dataclass(frozen=True)
-class CheckedInitial:
-    digest: Digest
-    nbytes: int
-    initialized: Initialized
+KINDS: Final[tuple[Kind, ...]] = ("weights", "messages", "server", "states")
+SUFFIX: Final = ".safetensors"
+PART: Final = ".part"
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_ROUND: Final = re.compile(r"(\d+)\.(\d+)")
 
 
 class RunFiles:
-    """The folder of one run. Raises StorageFull where the disk is, CorruptStore where a file is not what its name says."""
+    """The folder of one run. Methods that write raise StorageFull where the disk is full."""
 
-    def __init__(self, state_dir: Path, run: RunId, *, spool_dir: Path | None = None, durability: Durability = "process"):
-        raise NotImplementedError
+    def __init__(
+        self,
+        state_dir: Path,
+        run: RunId,
+        *,
+        spool_dir: Path | None = None,
+        durability: Durability = "process",
+    ) -> None:
+        self.folder = state_dir / "runs" / run
+        self.spool = self.folder / "spool" if spool_dir is None else spool_dir / run
+        self._power = durability == "power"
+        self._counter = itertools.count()
+
+    def prepare(self) -> None:
+        """Make the folders; again is fine."""
+        with no_space_is_storage_full(self.folder):
+            for folder in (*(self.folder / kind for kind in KINDS), self.spool):
+                folder.mkdir(parents=True, exist_ok=True)
+                if self._power:
+                    sync_folder(folder.parent)
+
+    def remove(self) -> None:
+        """Everything of the run, for good."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.spool, ignore_errors=True)
+
+    # --- uploads -----------------------------------------------------------------------------------------------
 
     def part(self, label: str) -> Path:
         """Where an upload is received: an absent, unique `*.part` in the spool. The caller creates and fills it."""
-        raise NotImplementedError
+        safe = re.sub(r"[^A-Za-z0-9.-]", "_", label)[:100]
+        return self.spool / f"{safe}.{os.getpid()}.{next(self._counter)}{PART}"
 
     def discard(self, part: Path) -> None:
         """Remove an upload that was not accepted; absent is fine."""
-        raise NotImplementedError
+        part.unlink(missing_ok=True)
 
     def spooled(self, round_number: int, trial: int, client: ClientId, digest: Digest) -> Path:
-        """Where the accepted update is."""
-        raise NotImplementedError
+        """Where the accepted update is. The digest in its name keeps another upload from ever replacing it."""
+        return self.spool / f"{round_number:06d}.{trial}" / f"{client:06d}.{_checked(digest)}{SUFFIX}"
 
-    def accept_update(self, part: Path, round_number: int, trial: int, client: ClientId, digest: Digest) -> Path:
-        """Move a checked upload to its place, durably for this run's durability; then the store may record it."""
-        raise NotImplementedError
+    def accept_update(
+        self, part: Path, round_number: int, trial: int, client: ClientId, digest: Digest
+    ) -> Path:
+        """Move a checked upload to its place, durably for this run; after that the store may record it."""
+        place = self.spooled(round_number, trial, client, digest)
+        with no_space_is_storage_full(place):
+            if not place.parent.exists():
+                place.parent.mkdir(exist_ok=True)
+                if self._power:
+                    sync_folder(self.spool)
+            self._settle(part, place)
+        return place
 
     def accept_initial(self, part: Path, digest: Digest) -> Path:
-        """Move the checked first weights to `weights/`, durably."""
-        raise NotImplementedError
+        """Move the checked first weights to `weights/`, durably; after that the store may record them."""
+        return self.adopt(part, "weights", digest)
+
+    # --- content-addressed files -------------------------------------------------------------------------------
+
+    def path(self, kind: Kind, digest: Digest) -> Path:
+        """Where it is, or would be."""
+        return self.folder / kind / f"{_checked(digest)}{SUFFIX}"
 
     def weights(self, digest: Digest) -> Path:
-        """The checkpoint file. Raises Unknown."""
-        raise NotImplementedError
+        """The checkpoint. Raises Unknown."""
+        return self._existing(self.path("weights", digest))
 
     def message(self, digest: Digest) -> Path:
-        """What GET /v1/weights/{digest} sends: from `messages/`, else `weights/`. Raises Unknown."""
-        raise NotImplementedError
+        """What GET /v1/weights/{digest} sends. Raises Unknown."""
+        apart = self.path("messages", digest)
+        return apart if apart.exists() else self.weights(digest)
 
     def state(self, digest: Digest) -> Path:
         """What GET /v1/states/{digest} sends. Raises Unknown."""
-        raise NotImplementedError
+        return self._existing(self.path("states", digest))
 
-    def tidy(self, wanted: Wanted, *, parts: bool = False) -> None:
-        """Remove all that is not wanted; at start-up, when no upload is under way, left-over `*.part` too (`parts`)."""
-        raise NotImplementedError
+    def temporary(self, kind: Kind) -> Path:
+        """Where a file of this kind is written before it is adopted: an absent, unique `*.part`."""
+        return self.folder / kind / f"{os.getpid()}.{next(self._counter)}{PART}"
+
+    def adopt(self, part: Path, kind: Kind, digest: Digest) -> Path:
+        """Give a whole file its name, durably for this run."""
+        place = self.path(kind, digest)
+        with no_space_is_storage_full(place):
+            self._settle(part, place)
+        return place
+
+    def write(self, kind: Kind, message: Encoded) -> Path:
+        """Write and adopt a message; one that is there already is left as it is."""
+        place = self.path(kind, message.digest)
+        if place.exists():
+            return place
+        part = self.temporary(kind)
+        with no_space_is_storage_full(place):
+            try:
+                file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                try:
+                    offset = 0
+                    for buffer in message.buffers:
+                        write_at(file, offset, buffer)
+                        offset += len(buffer)
+                finally:
+                    os.close(file)
+                self._settle(part, place)
+            except BaseException:
+                part.unlink(missing_ok=True)
+                raise
+        return place
+
+    def kept(self, kind: Kind) -> list[Digest]:
+        """What is there."""
+        folder = self.folder / kind
+        names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+        return [name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)]
+
+    # --- throwing away -----------------------------------------------------------------------------------------
+
+    def tidy(self, wanted: Wanted, *, starting: bool = False) -> None:
+        """Remove what is not wanted. `starting`: no upload is under way, so left-overs of a crash go too."""
+        keep: dict[Kind, set[Digest]] = {
+            "weights": set(wanted.weights),
+            "messages": set(wanted.messages),
+            "server": set(wanted.server),
+            "states": set(wanted.states),
+        }
+        for kind, digests in keep.items():
+            for path in _entries(self.folder / kind):
+                orphan = path.suffix == PART if starting else False
+                if orphan or (path.suffix == SUFFIX and path.stem not in digests):
+                    path.unlink(missing_ok=True)
+        self._tidy_spool(wanted, starting)
+
+    def _tidy_spool(self, wanted: Wanted, starting: bool) -> None:
+        rounds = set(wanted.rounds)
+        for path in _entries(self.spool):
+            if path.suffix == PART:
+                if starting:
+                    path.unlink(missing_ok=True)
+                continue
+            found = _ROUND.fullmatch(path.name)
+            if found is None:
+                continue
+            key = (int(found[1]), int(found[2]))
+            if key not in rounds and (key < wanted.open or (starting and key > wanted.open)):
+                shutil.rmtree(path, ignore_errors=True)
+            elif starting and key == wanted.open:
+                accepted = {self.spooled(*key, client, digest) for client, digest in wanted.accepted}
+                for orphan in set(_entries(path)) - accepted:
+                    orphan.unlink(missing_ok=True)
+
+    # --- moving ------------------------------------------------------------------------------------------------
+
+    def _existing(self, path: Path) -> Path:
+        if not path.exists():
+            raise Unknown(
+                f"no {path.parent.name} {path.stem} here: it was replaced by a later round, or never was"
+            )
+        return path
+
+    def _settle(self, part: Path, place: Path) -> None:
+        if self._power:
+            sync_file(part)
+        try:
+            part.rename(place)
+        except OSError as error:
+            if error.errno != errno.EXDEV:  # the spool is on another file system
+                raise
+            near = place.with_suffix(PART)
+            shutil.copyfile(part, near)
+            if self._power:
+                sync_file(near)
+            near.rename(place)
+            part.unlink()
+        if self._power:
+            sync_folder(place.parent)
 
 
-def check_update(path: Path, expected: Mapping[str, Manifest], wire: Wire) -> Checked:
-    """Look at an upload in place (memory-mapped). Raises InvalidPayload and its kin; InvalidInput for a bad account."""
-    raise NotImplementedError
+@contextmanager
+def no_space_is_storage_full(place: Path) -> Iterator[None]:
+    """Turns the system's errors for a full disk, quota or file size limit into StorageFull."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StorageFull(
+                f"no space left for {place}: free some, then resume the run; nothing accepted is lost"
+            ) from None
+        raise
 
 
-def check_initial(path: Path) -> CheckedInitial:
-    """The same for the reply to an initialize order (float32 or whatever dtypes its manifest says)."""
-    raise NotImplementedError
+def sync_file(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def sync_folder(path: Path) -> None:
+    sync_file(path)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def _checked(digest: Digest) -> Digest:
+    """Digests come from requests too, and become file names here."""
+    if not _DIGEST.fullmatch(digest):
+        raise Unknown(f"{digest[:80]!r} is not a content hash: 64 lower-case hexadecimal digits are needed")
+    return digest

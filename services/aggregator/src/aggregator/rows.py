@@ -52,7 +52,6 @@ class Accepted:
     account: Account
     state_digest: Digest | None
     received: Seconds
-    kept: bool = True  # whether its file is (still) in the spool
 
 
 @dataclass(frozen=True)
@@ -127,4 +126,8 @@ class Wanted:
     messages: Collection[Digest]
     server: Collection[Digest]
     states: Collection[Digest]
-    updates: Collection[tuple[int, int, ClientId, Digest]]  # round, trial, client, digest
+    rounds: Collection[tuple[int, int]]  # committed (round, trial) whose updates are kept
+    open: tuple[
+        int, int
+    ]  # (round, trial) under way, or the next to be: spooled updates from here on are not judged
+    accepted: Collection[tuple[ClientId, Digest]]  # of the round under way

@@ -44,7 +44,8 @@ CREATE TABLE attempts (                     -- every order that was given
     PRIMARY KEY (run, round, kind, trial, client, shard, attempt)
 ) WITHOUT ROWID;
 
-CREATE TABLE updates (                      -- accepted ones: in the spool before they are here
+CREATE TABLE updates (                      -- accepted ones: in the spool before they are here;
+    -- those of a discarded round are deleted
     run TEXT NOT NULL REFERENCES runs ON DELETE CASCADE,
     round INTEGER NOT NULL,
     trial INTEGER NOT NULL,
@@ -56,7 +57,6 @@ CREATE TABLE updates (                      -- accepted ones: in the spool befor
     account TEXT NOT NULL,                  -- messages.Account as JSON
     state_digest TEXT,
     received REAL NOT NULL,
-    kept INTEGER NOT NULL DEFAULT 1,        -- whether its file is (still) wanted
     PRIMARY KEY (run, round, trial, client)
 ) WITHOUT ROWID;
 

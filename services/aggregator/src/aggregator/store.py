@@ -15,6 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from roundtable.errors import CorruptStore, NotPossible, StorageFull, Unknown
+from roundtable.experiment import Experiment
+from roundtable.messages import Account, Evaluated, Initialized, Join, RoundRecord, RunState
+from roundtable.types import ClientId, Digest, RunId, Seconds, WorkerId
+
 from aggregator.events import Key
 from aggregator.rows import (
     Accepted,
@@ -28,15 +33,15 @@ from aggregator.rows import (
     WorkerRow,
 )
 from aggregator.schema import SCHEMA, VERSION
-from roundtable.errors import CorruptStore, NotPossible, StorageFull, Unknown
-from roundtable.experiment import Experiment
-from roundtable.messages import Account, Evaluated, Initialized, Join, RoundRecord, RunState
-from roundtable.types import ClientId, Digest, RunId, Seconds, WorkerId
 
 FILE: Final = "lab.sqlite"  # in STATE_DIR
 BUSY_SECONDS: Final = 5.0
 
 Durability = Literal["process", "power"]
+_REMEDY: Final = (
+    "move it away and start anew, or put it back from a copy; the weights in the run folders beside it are whole files"
+    " of their own and can still be exported"
+)
 
 
 class Store:
@@ -98,7 +103,9 @@ class Store:
         """Those of the same experiment, oldest first."""
         return [
             _run_row(row)
-            for row in self._all("SELECT * FROM runs WHERE experiment_hash = ? ORDER BY created, id", experiment_hash)
+            for row in self._all(
+                "SELECT * FROM runs WHERE experiment_hash = ? ORDER BY created, id", experiment_hash
+            )
         ]
 
     def set_run_state(
@@ -126,7 +133,8 @@ class Store:
         """The first weights are in `weights/` (files.accept_initial)."""
         with self._transaction():
             self._db.execute(
-                "UPDATE runs SET initial = ?, initialized = ? WHERE id = ?", (digest, initialized.model_dump_json(), run)
+                "UPDATE runs SET initial = ?, initialized = ? WHERE id = ?",
+                (digest, initialized.model_dump_json(), run),
             )
 
     def delete_run(self, run: RunId) -> None:
@@ -144,7 +152,7 @@ class Store:
             self._discard(run, but=(round_number, trial))
             self._db.execute(
                 "INSERT INTO rounds VALUES (?, ?, ?, ?, ?, 'open') ON CONFLICT DO NOTHING",
-                (run, round_number, trial, _json(cohort), started),
+                (run, round_number, trial, _json(tuple(cohort)), started),
             )
 
     def discard_open_round(self, run: RunId) -> None:
@@ -153,18 +161,21 @@ class Store:
             self._discard(run, but=(-1, -1))
 
     def _discard(self, run: RunId, but: tuple[int, int]) -> None:
-        self._db.execute(
-            "UPDATE updates SET kept = 0 WHERE run = ?1 AND (round, trial) IN"
-            " (SELECT round, trial FROM rounds WHERE run = ?1 AND state = 'open' AND (round, trial) != (?2, ?3))",
-            (run, *but),
+        open_but = (
+            "SELECT round, trial FROM rounds WHERE run = ?1 AND state = 'open' AND (round, trial) != (?2, ?3)"
         )
         self._db.execute(
-            "UPDATE rounds SET state = 'discarded' WHERE run = ? AND state = 'open' AND (round, trial) != (?, ?)",
+            f"DELETE FROM updates WHERE run = ?1 AND (round, trial) IN ({open_but})", (run, *but)
+        )
+        self._db.execute(
+            f"UPDATE rounds SET state = 'discarded' WHERE run = ?1 AND (round, trial) IN ({open_but})",
             (run, *but),
         )
 
     def open_round(self, run: RunId) -> OpenRound | None:
-        row = self._one("SELECT * FROM rounds WHERE run = ? AND state = 'open' ORDER BY round DESC, trial DESC", run)
+        row = self._one(
+            "SELECT * FROM rounds WHERE run = ? AND state = 'open' ORDER BY round DESC, trial DESC", run
+        )
         if row is None:
             return None
         return OpenRound(row["round"], row["trial"], tuple(json.loads(row["cohort"])), row["started"])
@@ -197,7 +208,7 @@ class Store:
         try:
             with self._transaction():
                 self._db.execute(
-                    "INSERT INTO updates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1)",
+                    "INSERT INTO updates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
                         run,
                         update.round,
@@ -220,7 +231,10 @@ class Store:
     def updates(self, run: RunId, round_number: int, trial: int) -> dict[ClientId, Accepted]:
         """In client order."""
         rows = self._all(
-            "SELECT * FROM updates WHERE run = ? AND round = ? AND trial = ? ORDER BY client", run, round_number, trial
+            "SELECT * FROM updates WHERE run = ? AND round = ? AND trial = ? ORDER BY client",
+            run,
+            round_number,
+            trial,
         )
         return {row["client"]: _accepted(row) for row in rows}
 
@@ -254,7 +268,9 @@ class Store:
                 row["trial"],
             )
             for row in self._all(
-                "SELECT * FROM evaluations WHERE run = ? AND round = ? ORDER BY client, shard", run, round_number
+                "SELECT * FROM evaluations WHERE run = ? AND round = ? ORDER BY client, shard",
+                run,
+                round_number,
             )
         ]
 
@@ -309,7 +325,16 @@ class Store:
 
     def commits(self, run: RunId) -> list[CommitRow]:
         """In round order."""
-        return [_commit_row(row) for row in self._all("SELECT * FROM commits WHERE run = ? ORDER BY round", run)]
+        return [
+            _commit_row(row) for row in self._all("SELECT * FROM commits WHERE run = ? ORDER BY round", run)
+        ]
+
+    def commit_of(self, run: RunId, round_number: int) -> CommitRow:
+        """Raises Unknown."""
+        row = self._one("SELECT * FROM commits WHERE run = ? AND round = ?", run, round_number)
+        if row is None:
+            raise Unknown(f"round {round_number} of {run} is not committed")
+        return _commit_row(row)
 
     def last_commit(self, run: RunId) -> CommitRow | None:
         row = self._one("SELECT * FROM commits WHERE run = ? ORDER BY round DESC LIMIT 1", run)
@@ -318,7 +343,8 @@ class Store:
     def best_commit(self, run: RunId) -> CommitRow | None:
         """The highest accuracy, the earliest of equals; None where nothing was scored with one."""
         row = self._one(
-            "SELECT * FROM commits WHERE run = ? AND accuracy IS NOT NULL ORDER BY accuracy DESC, round LIMIT 1", run
+            "SELECT * FROM commits WHERE run = ? AND accuracy IS NOT NULL ORDER BY accuracy DESC, round LIMIT 1",
+            run,
         )
         return None if row is None else _commit_row(row)
 
@@ -348,7 +374,9 @@ class Store:
         """Replace all placements of the run."""
         with self._transaction():
             self._db.execute("DELETE FROM homes WHERE run = ?", (run,))
-            self._db.executemany("INSERT INTO homes VALUES (?, ?, ?)", [(run, *home) for home in homes.items()])
+            self._db.executemany(
+                "INSERT INTO homes VALUES (?, ?, ?)", [(run, *home) for home in homes.items()]
+            )
 
     def homes(self, run: RunId) -> dict[ClientId, WorkerId]:
         rows = self._all("SELECT client, worker FROM homes WHERE run = ? ORDER BY client", run)
@@ -357,8 +385,41 @@ class Store:
     # --- what files stay ---------------------------------------------------------------------------------------
 
     def wanted(self, run: RunId) -> Wanted:
-        """The files that the keep policy asks for: latest, best, every n, the round under way, kept updates."""
-        raise NotImplementedError
+        """The files that are still needed, and those that the experiment's keep policy asks for.
+
+        Needed: the last two commits' weights and messages (an evaluation of the one before may be under way), the
+        last server slots, the clients' states, the round under way. Policy: the best weights, those of every n-th
+        round, and the updates of the last n rounds or of all, with the weights and slots that they were folded into.
+        """
+        row = self.run(run)
+        commits = self._all(
+            "SELECT round, trial, weights, message, server FROM commits WHERE run = ? ORDER BY round", run
+        )
+        last = len(commits) - 1
+        best = self.best_commit(run)
+        every = row.experiment.keep.checkpoint_every
+        first = _first_kept(row.experiment.keep.updates, last)  # round whose updates are kept
+        recomputed = range(max(first - 1, 0), last + 1)
+        weights = {commit["weights"] for commit in commits[-2:]} if commits else {row.initial}
+        weights |= {commit["weights"] for commit in commits[1:] if every and commit["round"] % every == 0}
+        weights |= {commits[number]["weights"] for number in recomputed}
+        weights |= {best.weights} if best else set()
+        server = {commits[number]["server"] for number in {*recomputed, last} if number >= 0}
+        begun = self._one(
+            "SELECT round, trial FROM rounds WHERE run = ? AND round > ? ORDER BY round DESC, trial DESC LIMIT 1",
+            run,
+            last,
+        )
+        under_way = (begun["round"], begun["trial"]) if begun else (last + 1, 1)
+        return Wanted(
+            weights={digest for digest in weights if digest is not None},
+            messages={commit["message"] for commit in commits[-2:]},
+            server={digest for digest in server if digest is not None},
+            states=set(self.client_states(run).values()),
+            rounds={(commit["round"], commit["trial"]) for commit in commits[first:]},
+            open=under_way,
+            accepted={(client, update.digest) for client, update in self.updates(run, *under_way).items()},
+        )
 
     # --- sqlite ------------------------------------------------------------------------------------------------
 
@@ -391,18 +452,78 @@ class Store:
             raise _translated(error, self._path) from error
 
 
-def open_store(path: Path, *, read_only: bool = False) -> Store:
-    """Open or make the database and look it over (quick_check). Raises CorruptStore for one that cannot be trusted."""
-    raise NotImplementedError
+def open_store(path: Path) -> Store:
+    """Open the database, or make it, and look it over. Raises CorruptStore for one that cannot be trusted."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+    except (OSError, sqlite3.DatabaseError) as error:
+        raise CorruptStore(
+            f"{path} cannot be opened ({error}): look at the folder's owner and mode"
+        ) from None
+    try:
+        db.row_factory = sqlite3.Row
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.execute("PRAGMA foreign_keys = ON")
+        _check(db, path)
+    except sqlite3.DatabaseError as error:
+        db.close()
+        raise _translated(error, path) from error
+    except BaseException:
+        db.close()
+        raise
+    return Store(db, path)
+
+
+def read_store(path: Path) -> Store:
+    """For a look at a database that an aggregator may be using. Raises CorruptStore, Unknown where there is none."""
+    if not path.exists():
+        raise Unknown(f"{path} does not exist: name the aggregator's STATE_DIR")
+    try:
+        db = sqlite3.connect(
+            f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS, isolation_level=None
+        )
+        db.row_factory = sqlite3.Row
+        _check(db, path)
+    except sqlite3.DatabaseError as error:
+        raise _translated(error, path) from error
+    return Store(db, path)
+
+
+def _check(db: sqlite3.Connection, path: Path) -> None:
+    """Make the tables of an empty database. Raises CorruptStore for one that is damaged or of another version."""
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version == 0 and not db.execute("SELECT 1 FROM sqlite_master").fetchone():
+        db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+    elif version != VERSION:
+        raise CorruptStore(
+            f"{path} has version {version}, this aggregator writes version {VERSION}: use the aggregator that wrote"
+            " it, or another STATE_DIR"
+        )
+    found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise CorruptStore(f"{path} is damaged ({found}): {_REMEDY}")
 
 
 def _translated(error: sqlite3.DatabaseError, path: Path) -> Exception:
     text = str(error)
-    if "full" in text or "disk I/O" in text:
-        return StorageFull(f"{path}: {text}: free some space, then resume the run")
+    if "is full" in text or "disk I/O" in text:
+        return StorageFull(f"no space left for {path} ({text})")
     if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
         return error
-    return CorruptStore(f"{path}: {text}")
+    if "locked" in text:
+        return CorruptStore(f"{path} is in use by another process: stop the other aggregator")
+    return CorruptStore(f"{path} cannot be used ({text}): {_REMEDY}")
+
+
+def _first_kept(policy: str, last: int) -> int:
+    """The first round whose updates stay, under `keep.updates`, when round `last` is the last committed."""
+    if policy == "all":
+        return 1
+    if policy == "none":
+        return last + 1
+    return max(last + 1 - int(policy.removeprefix("last:")), 1)
 
 
 def _json(value: Any) -> str:
@@ -422,7 +543,9 @@ def _run_row(row: sqlite3.Row) -> RunRow:
         first_order=row["first_order"],
         ended=row["ended"],
         initial=row["initial"],
-        initialized=None if row["initialized"] is None else Initialized.model_validate_json(row["initialized"]),
+        initialized=None
+        if row["initialized"] is None
+        else Initialized.model_validate_json(row["initialized"]),
         pinned=json.loads(row["pinned"]),
         environment=json.loads(row["environment"]),
     )
@@ -440,7 +563,6 @@ def _accepted(row: sqlite3.Row) -> Accepted:
         Account.model_validate_json(row["account"]),
         row["state_digest"],
         row["received"],
-        bool(row["kept"]),
     )
 
 

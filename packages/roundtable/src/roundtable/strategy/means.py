@@ -7,8 +7,9 @@ from typing import Literal
 
 import numpy as np
 
+from roundtable.errors import RunFailed
 from roundtable.strategy.part import Part, Share
-from roundtable.types import Float32, Float64
+from roundtable.types import Array, Float64
 
 
 class WeightedMean(Part):
@@ -17,15 +18,36 @@ class WeightedMean(Part):
     name: Literal["weighted-mean"] = "weighted-mean"
 
     def coefficients(self, shares: Sequence[Share]) -> Float64:
-        """One coefficient an update, in client order: [updates]."""
+        """One coefficient an update, in client order: [updates]. Raises RunFailed where none can be had."""
         examples = np.array([share.num_examples for share in shares], np.float64)
+        if not examples.sum():
+            raise RunFailed(f"none of {len(shares)} updates counts an example: a weighted mean needs some")
         return np.asarray(examples / examples.sum(), np.float64)
 
-    def combine(self, blocks: Sequence[Float32], coefficients: Float64) -> Float64:
-        """One flat block of every update, in client order → the same block of the result: [block]."""
-        total = np.zeros(blocks[0].shape, np.float64)
-        for block, coefficient in zip(blocks, coefficients, strict=True):
-            total += block * np.float64(coefficient)
+    def scratch_rows(self, updates: int) -> int:  # noqa: ARG002 (a median needs a row for each)
+        """How many rows of float64 scratch `combine` needs for this many updates."""
+        return 1
+
+    def combine(
+        self,
+        blocks: Sequence[Array],
+        coefficients: Float64,
+        out: Float64 | None = None,
+        scratch: Float64 | None = None,
+    ) -> Float64:
+        """One flat block of every update, in client order → the same block of the result: [block].
+
+        A fold lends `out`, [block], which is filled and returned, and `scratch`, [scratch_rows, block], whose
+        contents mean nothing, so that nothing is allocated a block.
+        """
+        total = np.empty(blocks[0].shape, np.float64) if out is None else out
+        term = np.empty(blocks[0].shape, np.float64) if scratch is None else scratch[0]
+        np.copyto(total, blocks[0])
+        total *= coefficients[0]
+        for block, coefficient in zip(blocks[1:], coefficients[1:], strict=True):
+            np.copyto(term, block)  # a cast by itself is faster than a ufunc that casts as it goes
+            term *= coefficient
+            total += term
         return total
 
 

@@ -1,0 +1,151 @@
+"""Messages as files: read in place through a memory map, and written a block at a time.
+
+Between `codec`, which says what a message is, and `fold`, which never wants a whole one in memory.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from roundtable.codec import Buffer
+from roundtable.errors import CorruptStore, InvalidPayload, Truncated
+from roundtable.layout import CODES, DTYPES, Header, pack_header, read_header
+from roundtable.types import Array
+from roundtable.weights import Manifest
+
+
+def map_file(path: Path) -> Buffer:
+    """The file's bytes, read-only, without reading them. Raises Truncated for an empty one, and OSError."""
+    with path.open("rb") as file:
+        try:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError:
+            raise Truncated(f"{path.name} is empty: send the arrays as safetensors") from None
+
+
+def damaged(path: Path, error: InvalidPayload | FileNotFoundError) -> CorruptStore:
+    """What to say of a stored file that is not what it should be."""
+    fault = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged ({error})"
+    return CorruptStore(f"{path} {fault}: put it back from a copy, or start the run anew")
+
+
+@dataclass(frozen=True)
+class Span:
+    """Neighbouring arrays of a group that are worked on as one flat array: positions [first, last]."""
+
+    first: int
+    last: int
+
+
+class Mapped:
+    """A stored message whose arrays are seen as they lie in the file (float16 stays float16), flat and read-only."""
+
+    def __init__(self, path: Path, expected: Mapping[str, Manifest]) -> None:
+        """Raises CorruptStore where the file is not a message of these groups; the data are not looked at."""
+        self._names: dict[str, tuple[str, ...]] = {
+            group: tuple(
+                f"{group}/{position:04d}/{spec.name}" for position, spec in enumerate(manifest.arrays)
+            )
+            for group, manifest in expected.items()
+        }
+        try:
+            self._buffer = map_file(path)
+            self._header: Header = read_header(self._buffer)
+            self._check(expected)
+        except (InvalidPayload, FileNotFoundError) as error:
+            raise damaged(path, error) from None
+
+    def _check(self, expected: Mapping[str, Manifest]) -> None:
+        if len(self._buffer) != self._header.start + self._header.size:
+            raise Truncated(f"{len(self._buffer)} bytes of {self._header.start + self._header.size}")
+        for group, manifest in expected.items():
+            for name, spec in zip(self._names[group], manifest.arrays, strict=True):
+                entry = self._header.entries.get(name)
+                if entry is None or entry.shape != spec.shape:
+                    raise InvalidPayload(f"array {name} is missing or of another shape")
+                if entry.code != CODES[spec.dtype] and not (entry.code == "F16" and spec.dtype == "float32"):
+                    raise InvalidPayload(f"array {name} is of another dtype")
+
+    def adjoins(self, group: str, span: Span) -> bool:
+        """Whether the span's arrays follow each other in the file, with one dtype."""
+        entries = [self._header.entries[name] for name in self._names[group][span.first : span.last + 1]]
+        return all(
+            before.end == after.begin and before.code == after.code for before, after in pairwise(entries)
+        )
+
+    def flat(self, group: str, span: Span) -> Array:
+        """The span's elements as one array: [elements]. The span must adjoin."""
+        first = self._header.entries[self._names[group][span.first]]
+        last = self._header.entries[self._names[group][span.last]]
+        dtype = np.dtype(DTYPES[first.code]).newbyteorder("<")
+        count = (last.end - first.begin) // dtype.itemsize
+        if count == 0:
+            return np.empty(0, dtype)
+        return np.frombuffer(self._buffer, dtype, count, self._header.start + first.begin)
+
+
+class Draft:
+    """A message being written to a file nobody knows of yet: its space is taken first, then blocks are filled in.
+
+    A context manager; leaving it closes the file, and removes it where an exception passes through.
+    """
+
+    def __init__(self, path: Path, groups: Mapping[str, Manifest]) -> None:
+        tensors = [
+            (f"{group}/{position:04d}/{spec.name}", CODES[spec.dtype], spec.shape)
+            for group in sorted(groups)
+            for position, spec in enumerate(groups[group].arrays)
+        ]
+        header = pack_header(tensors, {})
+        self.path = path
+        self._starts: dict[str, list[int]] = {}
+        offset = len(header)
+        for group in sorted(groups):
+            self._starts[group] = []
+            for spec in groups[group].arrays:
+                self._starts[group].append(offset)
+                offset += spec.nbytes
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.posix_fallocate(self._file, 0, max(offset, 1))
+            write_at(self._file, 0, header)
+        except BaseException:
+            self._abandon()
+            raise
+
+    def write(self, group: str, span: Span, start: int, block: Array) -> None:
+        """Put `block` (contiguous, of the array's dtype) at element `start` of the span."""
+        write_at(
+            self._file, self._starts[group][span.first] + start * block.itemsize, block.view(np.uint8).data
+        )
+
+    def __enter__(self) -> Draft:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._abandon()
+        else:
+            os.close(self._file)
+
+    def _abandon(self) -> None:
+        os.close(self._file)
+        self.path.unlink(missing_ok=True)
+
+
+def write_at(file: int, offset: int, data: bytes | memoryview) -> None:
+    """All of `data`, wherever the system stops on the way. Raises OSError."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(file, view, offset)
+        view = view[written:]
+        offset += written

@@ -1,17 +1,18 @@
 """The book of open orders: what is wanted and not in yet, who has it, and under which attempt number.
 
-Bookkeeping for `rounds`, which decides; nothing here speaks to anyone.
+Bookkeeping for `rounds`, which decides what is wanted, and `dealing`, which finds who does it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 from roundtable.errors import NotAsked, RoundtableError, Superseded
 from roundtable.types import WorkerId
 
-from aggregator.events import Give, Key, Withdraw
+from aggregator.events import Give, Key, Kind, Withdraw
 from aggregator.terms import Issued
 
 
@@ -28,8 +29,13 @@ class Open:
 class Book:
     def __init__(self, issued: Mapping[Key, Issued]) -> None:
         self.open: dict[Key, Open] = {}
-        self.idle: set[Key] = set()  # of the open ones: those that nobody present holds
+        self.idle: dict[Kind, set[Key]] = {
+            "initialize": set(),
+            "train": set(),
+            "evaluate": set(),
+        }  # held by nobody
         self.held: dict[WorkerId, set[Key]] = {}
+        self.changed = False  # something has become idle since it was last dealt out
         self._issued = dict(issued)  # before a restart
         self._done: dict[Key, Open] = {}  # closed, and perhaps wanted again
 
@@ -37,45 +43,48 @@ class Book:
         """Attempts go on counting where an earlier issue is known."""
         for key in keys:
             self.open[key] = self._done.pop(key, None) or Open(*self._issued.pop(key, (0, None)))
-            self.idle.add(key)
+            self._idle(key)
 
     def give(self, key: Key, worker: WorkerId) -> Give:
-        """To the worker that had it: the same attempt goes on. To another: the next attempt."""
+        """To the worker that had it last: the same attempt goes on. To another: the next attempt."""
         order = self.open[key]
         if order.worker != worker or order.spoilt:
             order.attempt, order.worker, order.spoilt = order.attempt + 1, worker, False
-        self.idle.discard(key)
+        self.idle[key.kind].discard(key)
         self.held.setdefault(worker, set()).add(key)
         return Give(worker, key, order.attempt)
 
-    def let_go(self, key: Key) -> Withdraw | None:
-        """Take it from whoever holds it; it is still wanted."""
-        order = self.open[key]
-        if key in self.idle or order.worker is None:
-            return None
-        self.held[order.worker].discard(key)
-        self.idle.add(key)
-        return Withdraw(order.worker, key, order.attempt)
+    def spoil(self, key: Key) -> Withdraw | None:
+        """Its latest attempt is over without a result; it is still wanted."""
+        self.open[key].spoilt = True
+        withdrawn = self._take(key)
+        self._idle(key)
+        return withdrawn
 
     def close(self, key: Key) -> Withdraw | None:
         """It is in, or no longer wanted."""
-        withdrawn = self.let_go(key)
+        withdrawn = self._take(key)
         self._done[key] = self.open.pop(key)
-        self.idle.discard(key)
+        self.idle[key.kind].discard(key)
         return withdrawn
-
-    def forget(self, round_number: int) -> None:
-        """Orders of rounds before this one will not be wanted again."""
-        self._done = {key: order for key, order in self._done.items() if key.round >= round_number}
 
     def gone(self, worker: WorkerId) -> None:
         """Whatever the worker held is nobody's now."""
-        self.idle |= self.held.pop(worker, set())
+        for key in self.held.pop(worker, set()):
+            self._idle(key)
 
     def scatter(self) -> None:
         """Everything has to be given anew; attempts stay."""
         for worker in list(self.held):
             self.gone(worker)
+
+    def forget(self, round_number: int) -> None:
+        """Orders of rounds before this one will not be wanted again."""
+        self._done = {key: order for key, order in self._done.items() if key.round >= round_number}
+
+    def all_idle(self) -> list[Key]:
+        """Training first: it takes longest, and updates travel while evaluations are made."""
+        return list(chain(*(sorted(self.idle[kind]) for kind in ("initialize", "train", "evaluate"))))
 
     def load(self, worker: WorkerId) -> int:
         return len(self.held.get(worker, ()))
@@ -86,7 +95,16 @@ class Book:
         if attempt == order.attempt and worker == order.worker and not order.spoilt:
             return None
         if 0 < attempt < order.attempt or (attempt == order.attempt and order.spoilt):
-            return Superseded(
-                f"attempt {attempt} of this order was given up for attempt {order.attempt}: drop it"
-            )
+            return Superseded(f"attempt {attempt} of this order was given up, another counts: drop it")
         return NotAsked(f"worker {worker} was not asked for attempt {attempt} of this order: drop it")
+
+    def _idle(self, key: Key) -> None:
+        self.idle[key.kind].add(key)
+        self.changed = True
+
+    def _take(self, key: Key) -> Withdraw | None:
+        order = self.open[key]
+        if order.worker is None or key in self.idle[key.kind]:
+            return None
+        self.held[order.worker].discard(key)
+        return Withdraw(order.worker, key, order.attempt)

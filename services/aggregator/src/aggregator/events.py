@@ -1,8 +1,8 @@
 """What the round state machine is told and what it answers: plain frozen values, no behaviour.
 
 Every event carries its own time where time matters (`now`, seconds on the driver's clock): the machine has
-none. An order's key names what is asked for; its attempt says how often it has been issued. The order id on the
-wire is `key.order_id(run, attempt)`.
+none. An order's key names what is asked for; its attempt says how often it has been issued. The order id on
+the wire is `key.order_id(run, attempt)`.
 """
 
 from __future__ import annotations
@@ -142,9 +142,9 @@ class StopAsked:
 class PauseAsked:
     """Storage is full or failing: accept nothing, close nothing, lose nothing.
 
-    Commands that could not be carried out are said again after ResumeAsked (and some that could: carrying one out
-    twice changes nothing). An Accept is not, for its worker has been told no: `unrecorded` names its key, and it is
-    wanted again.
+    Commands that could not be carried out are said again after ResumeAsked (and some that could: carrying one
+    out twice changes nothing). An Accept is not, for its worker has been told no: `unrecorded` names its key,
+    and it is wanted again.
     """
 
     reason: str

@@ -1,7 +1,7 @@
 """Which worker hosts which client: pure functions from where clients are to where they should be.
 
-A client stays with the worker that has its data in memory, and moves only when that worker is gone or the load
-is uneven; then the fewest move. The same arguments always give the same answer, in whatever order they come.
+A client stays with the worker that has its data in memory, and moves only when that worker is gone or the
+load is uneven; then the fewest move. The same arguments give the same answer, in whatever order they come.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from roundtable.strategy import Sampler
 from roundtable.strategy.part import Seen
 from roundtable.types import ClientId, Digest, RunId, Seconds, WorkerId
 
-from aggregator.events import Close, Key
+from aggregator.events import Key
 
 Cohorts = tuple[tuple[ClientId, ...], ...]  # [rounds][participants], for rounds 1, 2, …
 
@@ -84,6 +84,22 @@ class Settings:
         """Whether the weights of this round are evaluated."""
         return round_number % self.every == 0 or round_number == self.rounds
 
+    def verdict(self, committed: int, accuracies: Mapping[int, float | None]) -> str | None:
+        """Why a run with these scores, in round order, is finished by `committed`; None: it is not."""
+        if committed not in accuracies:
+            return None
+        latest = accuracies[committed]
+        if self.accuracy is not None and latest is not None and latest >= self.accuracy:
+            return f"round {committed}: test accuracy {latest:.4f} reached stop.accuracy = {self.accuracy:g}"
+        if self.patience is not None:
+            known = [accuracy for accuracy in accuracies.values() if accuracy is not None]
+            if known and len(known) - 1 - known.index(max(known)) >= self.patience:
+                return (
+                    f"round {committed}: test accuracy has not risen above {max(known):.4f}"
+                    f" for {self.patience} evaluations (stop.patience)"
+                )
+        return f"all {self.rounds} rounds are done" if committed >= self.rounds else None
+
 
 class Issued(NamedTuple):
     """The latest Give of a key."""
@@ -94,7 +110,7 @@ class Issued(NamedTuple):
 
 @dataclass(frozen=True)
 class Recovered:
-    """What the store knows of a run that goes on: what commands said, once recorded. The defaults mean never.
+    """What the store knows of a run that goes on: what commands said. Defaults: nothing.
 
     `trial`, `cohort` and `accepted` are of the latest BeginRound, and only where its round is `committed` + 1;
     accepted updates of earlier trials are not among them. Failed attempts are counted anew.
@@ -106,13 +122,8 @@ class Recovered:
     trial: int = 0
     cohort: tuple[ClientId, ...] = ()
     accepted: Mapping[ClientId, Digest] = field(default_factory=dict)
-    closed: Close | None = (
-        None  # said, but RoundCommitted did not come; may be left out: the round is then closed anew
-    )
     evaluated: frozenset[Key] = frozenset()  # accepted evaluations of round `committed`
-    issued: Mapping[Key, Issued] = field(
-        default_factory=dict
-    )  # the latest Give of every key that is not in yet
+    issued: Mapping[Key, Issued] = field(default_factory=dict)  # the latest Give of each key that is not in
     lost: int = 0
     homes: Mapping[ClientId, WorkerId] = field(default_factory=dict)  # the latest Place
     nodes: Mapping[str, ClientId] = field(default_factory=dict)  # the Pin: node name → client

@@ -54,8 +54,8 @@ def _serve(peers: list[socket.socket], elements: int, rounds: int) -> tuple[list
         for round_ in range(1, rounds + 1):
             begin.wait()
             peer.sendall(_ORDER.pack(round_, weights.nbytes))
-            peer.sendall(memoryview(weights).cast("B"))
-            _fill(peer, memoryview(update).cast("B"))
+            peer.sendall(weights.data.cast("B"))
+            _fill(peer, update.data.cast("B"))
             end.wait()
         peer.sendall(_ORDER.pack(0, 0))
         peer.close()
@@ -98,9 +98,9 @@ def _work(port: int) -> None:
             return
         if nbytes != weights.nbytes:
             weights, update = np.empty(nbytes // 4, np.float32), np.empty(nbytes // 4, np.float32)
-        _fill(peer, memoryview(weights).cast("B"))
+        _fill(peer, weights.data.cast("B"))
         np.add(weights, STEP, out=update)
-        peer.sendall(memoryview(update).cast("B"))
+        peer.sendall(update.data.cast("B"))
 
 
 def _fill(peer: socket.socket, view: memoryview) -> None:

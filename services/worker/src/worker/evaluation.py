@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from roundtable.errors import InvalidTask
+from roundtable.errors import InvalidTask, NotFinite
 from roundtable.messages import Evaluated
 from roundtable.tasks import Task
 from roundtable.tasks.loading import blaming
@@ -81,7 +81,7 @@ class Evaluation:
         self.numbers = tuple(name for name, sums in shapes.items() if sums.shape.rank == 0)
 
     def run(self, weights: Sequence[Float32], x: Array, y: Array) -> Evaluated:
-        """x [n, …], y [n, …] → sums over the n examples; `seconds` is for the caller to fill in."""
+        """x [n, …], y [n, …] → sums over the n examples, without `seconds`. Raises NotFinite."""
         import tensorflow as tf
 
         totals: dict[str, Any] = dict.fromkeys(self.names, 0.0)
@@ -91,6 +91,11 @@ class Evaluation:
                 *tensors, tf.convert_to_tensor(x[at : at + BATCH]), tf.convert_to_tensor(y[at : at + BATCH])
             )
             totals = {name: totals[name] + sums[name].numpy() for name in self.names}
+        for name, total in totals.items():
+            if not np.isfinite(total).all():
+                raise NotFinite(
+                    f"evaluation: {name} is {total}: training diverged; lower training.learning_rate"
+                )
         return Evaluated(
             num_examples=len(x),
             sums={

@@ -86,8 +86,8 @@ class Trainer:
         if here != there:
             ours, theirs = next(pair for pair in zip_longest(here, there) if pair[0] != pair[1])
             raise InvalidTask(
-                f"task {self._experiment.task}: the model built here is not the run's: {ours} here, {theirs} there; "
-                f"give all workers the same versions of Keras and TensorFlow"
+                f"task {self._experiment.task}: the model built here is not the run's: {ours} here, "
+                f"{theirs} there; give all workers the same versions of Keras and TensorFlow"
             )
 
     def train(

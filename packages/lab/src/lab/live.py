@@ -180,8 +180,8 @@ def workers_table(
 ) -> Table:
     """One row a worker: those that are here, those that were, those of ours that are still starting."""
     table = Table.grid(padding=(0, 2))
-    for _ in range(5):
-        table.add_column(no_wrap=True, overflow="ellipsis")
+    for widest in (18, 24, 22, 8):  # node, state, clients, memory: within 80 columns
+        table.add_column(no_wrap=True, overflow="ellipsis", max_width=widest)
     gone = died or {}
     by_node = {worker.node: worker for worker in workers}
     ours = [by_node.pop(node, node) for node in launched]
@@ -189,14 +189,14 @@ def workers_table(
     for row in rows[:_ROWS]:
         node = row if isinstance(row, str) else row.node
         if node in gone:
-            table.add_row("", node, Text("▲ died", style=ORANGE), Text(gone[node], style="dim"), "")
+            table.add_row(f"  {node}", Text("▲ died", style=ORANGE), Text(gone[node], style="dim"), "")
         elif isinstance(row, str):
-            table.add_row("", node, Text("◌ starting", style="dim"), "", "")
+            table.add_row(f"  {node}", Text("◌ starting", style="dim"), "", "")
         else:
-            table.add_row("", node, *_standing(row))
+            table.add_row(f"  {node}", *_standing(row))
     if rest := rows[_ROWS:]:
         here = sum(not isinstance(row, str) and row.state == "present" for row in rest)
-        table.add_row("", f"and {len(rest)} more", f"{here} present", "", "")
+        table.add_row(f"  and {len(rest)} more", f"{here} present", "", "")
     return table
 
 

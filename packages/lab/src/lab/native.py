@@ -1,8 +1,8 @@
 """A lab on this machine without containers: one aggregator and any number of workers as child processes.
 
 The state folder `RUNS_DIR/.aggregator/` belongs to one lab at a time (a lock that dies with its owner). Its
-address is written there, so that `lab status` in another terminal finds the lab that is up; commands that need
-an aggregator when none is up start one for as long as they take.
+address is written there, so that `lab status` in another terminal finds the lab that is up; commands that
+need an aggregator when none is up start one for as long as they take.
 """
 
 from __future__ import annotations

@@ -83,4 +83,4 @@ def _accounts(result: Result) -> list[dict[str, Any]]:
                 "memory": max(part.peak_memory_bytes for part in parts),
             }
         )
-    return rows
+    return sorted(rows, key=lambda row: (len(row["name"]), row["name"]))

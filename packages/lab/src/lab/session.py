@@ -121,7 +121,8 @@ class Session:
     def submit(self, request: CreateRun, original: RunDetail | None = None) -> Outcome:
         """Run an experiment to its end. An existing run of it is gone on with, or shown when it has finished.
 
-        `original`: the run that this one replays. Raises NotPossible where an existing one was stopped or failed.
+        `original`: the run that this one replays.
+        Raises NotPossible where an existing one was stopped or failed.
         """
         spread = self._spread(request.experiment)
         progress = self._begin(request.experiment)

@@ -1,0 +1,144 @@
+"""The live view: what it says in each state, at 80 and 120 columns, with and without colour."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import pytest
+from lab import tables
+from lab.live import HEADING, Plain, clock, picture, round_line
+from lab.progress import Progress
+from lab.results import Spread
+from rich.console import Console
+from rich.spinner import Spinner
+from roundtable.experiment import Experiment
+from roundtable.messages import Event, RoundRecord, RunDetail, RunView, WorkerView
+
+
+def drawn(progress: Progress, width: int, now: float = 1004.0) -> list[str]:
+    console = Console(
+        file=io.StringIO(), width=width, force_terminal=True, color_system=None, legacy_windows=False
+    )
+    console.print(picture(progress, now, Spinner("dots")))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+@pytest.fixture
+def running(detail: RunDetail, workers: tuple[WorkerView, ...]) -> Progress:
+    view = RunView(**{name: getattr(detail, name) for name in RunView.model_fields})
+    view = view.model_copy(update={"state": "running", "round": 2, "cohort": (0, 1, 2, 3), "arrived": (0,)})
+    progress = Progress(detail.experiment, ("worker-1", "worker-2", "worker-3"))
+    progress.observe(Event(seq=1, kind="run", run=view))
+    progress.observe(Event(seq=2, kind="workers", workers=workers))
+    for record in detail.history[:2]:
+        progress.observe(Event(seq=3, kind="round", round=record))
+    return progress
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_picture_fits_the_width_and_says_what_goes_on(running: Progress, width: int) -> None:
+    running.died["worker-2"] = "Killed: " + "out of memory " * 20
+    lines = drawn(running, width)
+    assert max(map(len, lines)) <= width
+    text = "\n".join(lines)
+    for words in (
+        "2/3 rounds",
+        "round 3: 1 of 4 clients in",
+        "training client 1",
+        "▲ died",
+        "◌ starting",
+        "600 MB",
+    ):
+        assert words in text
+
+
+def test_before_anything_answers_it_says_what_it_waits_for(experiment: Experiment) -> None:
+    progress = Progress(experiment, ("worker-1",))
+    text = "\n".join(drawn(progress, 80))
+    assert "starting the aggregator" in text
+    assert "worker-1  ◌ starting" in text
+
+
+def test_waiting_for_tensorflow_then_for_the_reason_the_aggregator_gives(
+    running: Progress,
+) -> None:
+    assert running.run is not None
+    running.run = running.run.model_copy(update={"state": "waiting", "reason": "no worker for client 3"})
+    assert running.waiting_for() == "no worker for client 3"
+    running.workers = ()
+    assert "starting 3 workers" in running.waiting_for()
+
+
+def test_time_left_is_the_mean_round_times_the_rounds_to_come(running: Progress) -> None:
+    assert running.seconds_left(now=1002.75) == pytest.approx(0.75)  # the last commit was just now
+    assert running.seconds_left(now=1003.25) == pytest.approx(0.25)
+    assert running.seconds_left(now=2000.0) == 0.0
+
+
+def test_a_round_is_shown_once_its_evaluation_is_in_and_in_order(
+    experiment: Experiment, a_round: Callable[[int], RoundRecord]
+) -> None:
+    progress = Progress(experiment)
+    bare = {"accuracy": None, "loss": None, "metrics": {}}
+    progress.observe(Event(seq=1, kind="round", round=a_round(1).model_copy(update=bare)))
+    assert progress.take_rounds() == []
+    progress.observe(Event(seq=2, kind="round", round=a_round(2)))
+    assert progress.take_rounds() == []
+    progress.observe(Event(seq=3, kind="round", round=a_round(1)))
+    assert [record.round for record in progress.take_rounds()] == [1, 2]
+    assert progress.take_rounds() == []
+
+
+def test_a_round_that_is_never_evaluated_is_shown_at_once(
+    a_round: Callable[[int], RoundRecord], experiment: Experiment
+) -> None:
+    every = experiment.evaluation.model_copy(update={"every": 2})
+    progress = Progress(experiment.model_copy(update={"evaluation": every}))
+    bare = {"accuracy": None, "loss": None, "metrics": {}}
+    progress.observe(Event(seq=1, kind="round", round=a_round(1).model_copy(update=bare)))
+    assert [record.round for record in progress.take_rounds()] == [1]
+
+
+def test_columns_line_up_with_their_heading(a_round: Callable[[int], RoundRecord]) -> None:
+    line = round_line(a_round(3).model_copy(update={"late": 1, "lost": 2, "attempt": 2}))
+    assert line.endswith("4 in, 1 late, 2 lost, try 2")
+    assert line.index("4 in") == HEADING.index("clients")
+    assert len(line) <= 100
+    assert len(round_line(a_round(3))) <= 80
+
+
+def test_plain_lines_have_no_escape_codes_and_one_line_a_round(running: Progress) -> None:
+    console = Console(file=io.StringIO(), width=80)
+    plain = Plain(console)
+    plain.begin(running.experiment)
+    plain.update(running)
+    plain.update(running)
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert "\x1b" not in text
+    assert text.count("60.00 %") == 1
+    assert text.count("70.00 %") == 1
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0, "0:00"), (61.4, "1:01"), (3725, "1:02:05")])
+def test_clock(seconds: float, shown: str) -> None:
+    assert clock(seconds) == shown
+
+
+def test_runs_left_unfinished_by_an_earlier_lab_are_called_interrupted(detail: RunDetail) -> None:
+    console = Console(file=io.StringIO(), width=100)
+    console.print(tables.runs([detail.model_copy(update={"state": "running"})], live=False))
+    assert isinstance(console.file, io.StringIO)
+    assert "interrupted" in console.file.getvalue()
+
+
+def test_a_partition_table_sums_rows_and_columns() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    console.print(tables.partition(Spread(labels=("cat", "dog"), counts=((1, 2), (3, 0)))))
+    assert isinstance(console.file, io.StringIO)
+    rows = [line.split() for line in console.file.getvalue().splitlines()]
+    assert ["0", "1", "2", "3"] in rows
+    assert ["1", "3", "·", "3"] in rows
+    assert ["all", "4", "2", "6"] in rows

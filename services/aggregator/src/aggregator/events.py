@@ -259,7 +259,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Wake:
-    """Say TimePassed at this time; replaces the last one. None: no need."""
+    """Say TimePassed at this time, once; replaces the last one. None: no need."""
 
     at: Seconds | None
 

@@ -86,10 +86,11 @@ class Staff:
                 else:
                     homeless.append(client)
             if homeless:
-                urgent = spread(
-                    [c for c in homeless if c in asked], {worker: load(worker) for worker in self.fit}
-                )
-                others = spread([c for c in homeless if c not in asked], here)
+                loads = {worker: load(worker) for worker in self.fit}
+                urgent = spread((client for client in homeless if client in asked), loads)
+                for home in urgent.values():
+                    here[home] += 1
+                others = spread((client for client in homeless if client not in asked), here)
                 self.homes = before | urgent | others
         self.moved |= self.homes != before
 

@@ -112,7 +112,7 @@ class Issued(NamedTuple):
 class Recovered:
     """What the store knows of a run that goes on: what commands said. Defaults: nothing.
 
-    `trial`, `cohort` and `accepted` are of the latest BeginRound, and only where its round is `committed` + 1;
+    `trial`, `cohort` and `accepted` are of the latest BeginRound, and only if its round is `committed` + 1;
     accepted updates of earlier trials are not among them. Failed attempts are counted anew.
     """
 

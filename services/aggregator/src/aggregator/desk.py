@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Iterable
 
-from aggregator.clock import Clock
 from roundtable.messages import Order
 from roundtable.types import OrderId, Seconds, WorkerId
+
+from aggregator.clock import Clock
 
 Difference = tuple[tuple[Order, ...], tuple[OrderId, ...]]  # give, cancel
 NOTHING: Difference = ((), ())
@@ -21,8 +22,11 @@ class Desk:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._orders: dict[WorkerId, dict[OrderId, Order]] = {}
-        self._settled: dict[WorkerId, set[OrderId]] = {}  # answered, but perhaps still listed by a poll under way
+        self._settled: dict[
+            WorkerId, set[OrderId]
+        ] = {}  # answered, but perhaps still listed by a poll under way
         self._bells: dict[WorkerId, asyncio.Event] = {}  # of the poll that waits, the latest one
+        self._closed = False
 
     def give(self, worker: WorkerId, order: Order) -> None:
         self._orders.setdefault(worker, {})[order.id] = order
@@ -59,7 +63,9 @@ class Desk:
             return NOTHING
         give = tuple(order for identity, order in orders.items() if identity not in holding)
         cancel = tuple(
-            identity for identity in holding if identity not in orders and not (settled and identity in settled)
+            identity
+            for identity in holding
+            if identity not in orders and not (settled and identity in settled)
         )
         return give, cancel
 
@@ -69,6 +75,8 @@ class Desk:
         A second poll of the same worker takes the first one's place: False, at once, for the first.
         """
         self.dismiss(worker)
+        if self._closed:
+            return False
         self._bells[worker] = bell
         timer = self._clock.call_at(self._clock.monotonic() + patience, bell.set)
         try:
@@ -85,6 +93,8 @@ class Desk:
             bell.set()
 
     def close(self) -> None:
+        """Send every poll home, and those that still come."""
+        self._closed = True
         for worker in list(self._bells):
             self.dismiss(worker)
 

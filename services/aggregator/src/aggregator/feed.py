@@ -13,9 +13,10 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Final
 
-from aggregator.clock import Clock
 from roundtable.messages import Event, RoundRecord, RunView, WorkerView
 from roundtable.types import Seconds
+
+from aggregator.clock import Clock
 
 HEARTBEAT: Final[Seconds] = 15.0
 BREATH: Final[Seconds] = 0.1  # between two batches: many changes become one event
@@ -25,9 +26,11 @@ _NOTES: Final = 100
 class Feed:
     """Of one run. `view` and `workers` are asked only when somebody watches."""
 
-    def __init__(self, clock: Clock, view: Callable[[], RunView], workers: Callable[[], tuple[WorkerView, ...]]) -> None:
+    def __init__(
+        self, clock: Clock, view: Callable[[], RunView], workers: Callable[[], tuple[WorkerView, ...]]
+    ) -> None:
         self._clock = clock
-        self._view = view
+        self.view = view
         self._workers = workers
         self._seq = int(clock.wall() * 1000)
         self._rounds: dict[int, tuple[int, RoundRecord]] = {}  # latest version last
@@ -39,6 +42,11 @@ class Feed:
     def _next(self) -> int:
         self._seq += 1
         return self._seq
+
+    def follow(self, view: Callable[[], RunView]) -> None:
+        """The run is to be seen elsewhere from now on."""
+        self.view = view
+        self.run_changed()
 
     def run_changed(self) -> None:
         self._run_seq = self._next()
@@ -67,7 +75,7 @@ class Feed:
         events = [Event(seq=at, kind="note", note=text) for at, text in self._notes if at > seq]
         events += [Event(seq=at, kind="round", round=record) for at, record in self._newer(seq)]
         if self._run_seq > seq:
-            events.append(Event(seq=self._run_seq, kind="run", run=self._view()))
+            events.append(Event(seq=self._run_seq, kind="run", run=self.view()))
         if self._workers_seq > seq:
             events.append(Event(seq=self._workers_seq, kind="workers", workers=self._workers()))
         return sorted(events, key=lambda event: event.seq)
@@ -113,4 +121,8 @@ class Feed:
 
 
 def _frame(event: Event) -> bytes:
-    return b"id: %d\nevent: %s\ndata: %s\n\n" % (event.seq, event.kind.encode(), event.model_dump_json(exclude_none=True).encode())
+    return b"id: %d\nevent: %s\ndata: %s\n\n" % (
+        event.seq,
+        event.kind.encode(),
+        event.model_dump_json(exclude_none=True).encode(),
+    )

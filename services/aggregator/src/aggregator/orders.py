@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import Final, cast
 
-from aggregator.events import Key, Kind
 from roundtable.errors import Unknown
 from roundtable.types import OrderId, RunId
+
+from aggregator.events import Key, Kind
 
 _ID: Final = re.compile(
     r"(?P<run>[a-z0-9-]{1,120})\.(?P<round>\d{1,9})\.(?P<trial>\d{1,9})\.(?P<kind>initialize|train|evaluate)"

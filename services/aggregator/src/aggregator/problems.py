@@ -8,11 +8,11 @@ from typing import Any, Final
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
+from roundtable.errors import RoundtableError, problem_of
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aggregator.logs import trouble
-from roundtable.errors import RoundtableError, problem_of
 
 MEDIA_TYPE: Final = "application/problem+json"
 JSON_LIMIT: Final = 2**20
@@ -20,7 +20,12 @@ _TITLES: Final = {401: "Unauthorized", 404: "Not found", 405: "Method not allowe
 
 
 def problem(status: int, uri: str, detail: str, headers: dict[str, str] | None = None) -> Response:
-    body = {"type": uri, "title": uri.rpartition(":")[2].replace("-", " "), "status": status, "detail": detail}
+    body = {
+        "type": uri,
+        "title": uri.rpartition(":")[2].replace("-", " "),
+        "status": status,
+        "detail": detail,
+    }
     return Response(json.dumps(body), status, headers, MEDIA_TYPE)
 
 
@@ -88,4 +93,9 @@ class BoundedJson:
 
 
 def _too_large() -> Response:
-    return problem(413, "urn:roundtable:too-large", f"JSON bodies are at most {JSON_LIMIT} bytes", {"connection": "close"})
+    return problem(
+        413,
+        "urn:roundtable:too-large",
+        f"JSON bodies are at most {JSON_LIMIT} bytes",
+        {"connection": "close"},
+    )

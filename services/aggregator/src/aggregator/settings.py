@@ -10,22 +10,24 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
-
 from roundtable.errors import InvalidSetting
 from roundtable.experiment import faults
 from roundtable.messages import POLL_SECONDS
-from roundtable.types import Seconds
 
 Positive = Annotated[float, Field(gt=0)]
 
 
 class ServiceSettings(BaseSettings):
-    model_config = SettingsConfigDict(frozen=True, populate_by_name=True, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        frozen=True, populate_by_name=True, extra="ignore", env_ignore_empty=True
+    )
 
     host: str = Field("127.0.0.1", alias="AGGREGATOR_HOST")
     port: int = Field(8080, ge=0, le=65535, alias="AGGREGATOR_PORT")  # 0: any free one
     state_dir: Path = Field(Path("state"), alias="STATE_DIR")  # runs, database, tokens
-    spool_dir: Path | None = Field(None, alias="SPOOL_DIR")  # where updates land; by default inside each run's folder
+    spool_dir: Path | None = Field(
+        None, alias="SPOOL_DIR"
+    )  # where updates land; by default inside each run's folder
     join_token_file: Path | None = Field(None, alias="JOIN_TOKEN_FILE")  # default STATE_DIR/tokens/join
     admin_token_file: Path | None = Field(None, alias="ADMIN_TOKEN_FILE")  # default STATE_DIR/tokens/admin
     lost_after: Positive = Field(15.0, alias="LOST_AFTER")  # seconds of silence

@@ -41,13 +41,17 @@ class Tokens:
         presented = _bearer(authorization, "session")
         worker = presented.partition(".")[0]
         if not hmac.compare_digest(presented.encode(), self.session(worker).encode()):
-            raise Unauthorized("the session token is not one of this aggregator's: join again with the join token")
+            raise Unauthorized(
+                "the session token is not one of this aggregator's: join again with the join token"
+            )
         return worker
 
 
 def open_tokens(join: Path, admin: Path, secret: Path) -> Tokens:
     """Read the files, generating those that are absent. Raises InvalidSetting, one line."""
-    return Tokens(_read_or_make(join, "join"), _read_or_make(admin, "admin"), _read_or_make(secret, "session"))
+    return Tokens(
+        _read_or_make(join, "join"), _read_or_make(admin, "admin"), _read_or_make(secret, "session")
+    )
 
 
 def _bearer(authorization: str | None, kind: str) -> str:
@@ -59,7 +63,9 @@ def _bearer(authorization: str | None, kind: str) -> str:
 
 def _compare(authorization: str | None, expected: str, kind: str) -> None:
     if not hmac.compare_digest(_bearer(authorization, kind).encode(), expected.encode()):
-        raise Unauthorized(f"this is not the aggregator's {kind} token: read it from the {kind} token file again")
+        raise Unauthorized(
+            f"this is not the aggregator's {kind} token: read it from the {kind} token file again"
+        )
 
 
 def _read_or_make(path: Path, kind: str) -> str:
@@ -74,7 +80,9 @@ def _read_or_make(path: Path, kind: str) -> str:
     if not stat.S_ISREG(mode):
         raise InvalidSetting(f"{kind} token file {path}: is not a file")
     if mode & 0o037:  # the group may read (a volume shared with workers), nobody else may anything
-        raise InvalidSetting(f"{kind} token file {path}: mode {mode & 0o777:04o} is too open: run `chmod 600 {path}`")
+        raise InvalidSetting(
+            f"{kind} token file {path}: mode {mode & 0o777:04o} is too open: run `chmod 600 {path}`"
+        )
     if not _SHORTEST <= len(token) <= _LONGEST or any(not 33 <= ord(letter) <= 126 for letter in token):
         raise InvalidSetting(
             f"{kind} token file {path}: holds no token ({_SHORTEST} to {_LONGEST} printable characters, no spaces): "

@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from aggregator.clock import Clock
 from roundtable.errors import IncompatibleVersion, NotPossible, Unknown
 from roundtable.messages import PROTOCOL, Join, Poll
 from roundtable.types import Seconds, WorkerId
+
+from aggregator.clock import Clock
 
 State = Literal["present", "lost", "left"]
 
@@ -43,7 +44,9 @@ def check_version(protocol: object) -> None:
     """Before anything else of a join is looked at: another version may look quite different. Raises IncompatibleVersion."""
     if protocol == PROTOCOL:
         return
-    remedy = "update the worker" if isinstance(protocol, int) and protocol < PROTOCOL else "update the aggregator"
+    remedy = (
+        "update the worker" if isinstance(protocol, int) and protocol < PROTOCOL else "update the aggregator"
+    )
     raise IncompatibleVersion(
         f"the worker speaks protocol version {protocol!r}, this aggregator version {PROTOCOL}: {remedy} so that both are the same"
     )

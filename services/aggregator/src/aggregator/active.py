@@ -1,0 +1,127 @@
+"""The run that is under way: its machine, and the facts that its orders, transfers and views need, in memory.
+
+Changed by `conductor` alone, one turn at a time. Everything here is in the store too, or is recomputed on recovery.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from roundtable.codec import size_limit
+from roundtable.experiment import Experiment
+from roundtable.messages import Initialized, Order, Plan, RoundRecord, RunState
+from roundtable.types import ClientId, Digest, RunId, Seconds, WorkerId
+from roundtable.weights import Manifest
+
+from aggregator.checks import update_groups
+from aggregator.events import Key
+from aggregator.feed import Feed
+from aggregator.files import RunFiles
+from aggregator.recover import Known
+from aggregator.rounds import Rounds
+from aggregator.rows import RunRow
+
+
+@dataclass
+class ActiveRun:
+    row: RunRow
+    files: RunFiles
+    machine: Rounds
+    feed: Feed
+    initialized: Initialized | None
+    states: dict[ClientId, Digest]
+    messages: dict[int, Digest] = field(
+        default_factory=dict
+    )  # of the last committed rounds: what clients fetch
+    records: dict[int, RoundRecord] = field(default_factory=dict)
+    head: Digest | None = None
+    first_order: Seconds | None = None
+    begun: tuple[int, int] = (-1, 0)  # round and trial under way, as recorded
+    started: Seconds = 0.0  # of that: wall clock, when its first orders were given
+    bytes_down: int = 0  # since the last commit
+    took_part: set[WorkerId] = field(default_factory=set)
+    shown: RunState = "waiting"
+    reason: str | None = None
+    closing: asyncio.Task[None] | None = None
+    tidying: asyncio.Task[None] | None = None
+
+    @classmethod
+    def of(cls, known: Known, files: RunFiles, machine: Rounds, feed: Feed) -> ActiveRun:
+        run = cls(known.row, files, machine, feed, known.row.initialized, dict(known.states))
+        for commit in known.commits:
+            run.records[commit.round] = commit.record
+            run.head = commit.entry_hash
+        run.messages = {commit.round: commit.message for commit in known.commits[-2:]}
+        run.first_order = known.row.first_order
+        if known.begun is not None:
+            run.begun, run.started = (known.begun.round, known.begun.trial), known.begun.started
+        run.took_part = set(known.workers)
+        run.describe()
+        return run
+
+    @property
+    def id(self) -> RunId:
+        return self.row.id
+
+    @property
+    def experiment(self) -> Experiment:
+        return self.row.experiment
+
+    def describe(self) -> None:
+        """Once the first weights are accepted: what updates and states have to look like."""
+        self.manifest: Manifest | None = None
+        self.expected: dict[str, Manifest] = {}
+        self.update_limit = 0
+        if self.initialized is not None:
+            self.manifest = Manifest(self.initialized.arrays)
+            self.expected = update_groups(self.manifest, self.experiment.strategy)
+            self.update_limit = size_limit(self.expected)
+
+    def committed(self, record: RoundRecord, message: Digest, states: dict[ClientId, Digest]) -> None:
+        self.records[record.round] = record
+        self.messages = {record.round - 1: self.messages.get(record.round - 1, ""), record.round: message}
+        self.states.update(states)
+        self.head = record.entry_hash
+        self.bytes_down = 0
+
+    @property
+    def paused(self) -> bool:
+        return self.shown == "paused"
+
+    def count_down(self, nbytes: int) -> None:
+        """Weights or a state have been sent to a worker."""
+        self.bytes_down += nbytes
+
+    @property
+    def done(self) -> int:
+        """The last committed round, 0 where there is none."""
+        return max(self.machine.committed, 0)
+
+    def order(self, key: Key, attempt: int) -> Order:
+        known = self.initialized
+        weights = None
+        if key.kind != "initialize":
+            weights = self.messages[key.round if key.kind == "evaluate" else key.round - 1]
+        return Order(
+            id=key.order_id(self.id, attempt),
+            kind=key.kind,
+            run=self.id,
+            round=key.round,
+            attempt=attempt,
+            client=key.client if key.client >= 0 else None,
+            shard=key.shard if key.shard >= 0 else None,
+            weights=weights,
+            state=self.states.get(key.client) if key.kind == "train" else None,
+            task_hash=known.task_hash if known else None,
+            data_hash=known.data_hash if known else None,
+        )
+
+    @property
+    def plan(self) -> Plan:
+        return Plan(
+            run=self.id,
+            experiment=self.experiment,
+            arrays=self.initialized.arrays if self.initialized else None,
+            pinned_clients=dict(self.machine.pinned_clients),
+        )

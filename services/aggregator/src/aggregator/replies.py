@@ -1,0 +1,114 @@
+"""Replies to orders: received, checked, and told to the conductor, who says whether they count."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+from fastapi import Request
+from roundtable.errors import InvalidInput, InvalidPayload, NotAsked, Stale, StorageFull
+from roundtable.messages import OrderResult, UpdateReply
+from roundtable.types import OrderId, WorkerId
+
+from aggregator import orders
+from aggregator.active import ActiveRun
+from aggregator.checks import Checked, CheckedInitial, check_initial, check_update
+from aggregator.clock import Clock
+from aggregator.conductor import Conductor, Delivery
+from aggregator.desk import Desk
+from aggregator.events import EvaluationArrived, InitializeArrived, Key, OrderFailed, UpdateArrived
+from aggregator.logs import note
+from aggregator.runs import Runs
+from aggregator.settings import ServiceSettings
+from aggregator.turns import Turns
+from aggregator.uploads import SMALL, Bounds, receive
+
+_NO_ARRAYS: Final = "an evaluate order takes no arrays: send its sums to /result"
+
+
+class Replies:
+    def __init__(self, settings: ServiceSettings, clock: Clock, turns: Turns, desk: Desk, runs: Runs) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._turns = turns
+        self._desk = desk
+        self._runs = runs
+
+    async def upload(self, worker: WorkerId, order: OrderId, request: Request) -> UpdateReply:
+        """Raises Unknown, Stale, NotAsked, Superseded, AlreadyAccepted, InvalidPayload, StorageFull."""
+        conductor, key, attempt = self._find(order)
+        run = conductor.run
+        if key.kind == "evaluate":
+            raise InvalidInput(_NO_ARRAYS)
+        if run.paused:
+            raise StorageFull(run.reason or f"run {run.id} is paused: send it again later")
+        if self._desk.held(worker, order) is None and key.round < run.machine.committed:
+            raise Stale(f"round {key.round} is over, round {run.machine.round} is under way: drop it")
+        part = run.files.part(f"{worker}-{key.client}")
+        try:
+            size = await receive(request, part, self._bounds(run, key))
+            # A small body is checked here and now: a hop to another thread would cost more than that.
+            content = (
+                _check(run, key, part) if size <= SMALL else await asyncio.to_thread(_check, run, key, part)
+            )
+            kind = InitializeArrived if isinstance(content, CheckedInitial) else UpdateArrived
+            event = kind(key, attempt, worker, content.digest, self._clock.monotonic())
+            duplicate = await self._turns.submit(lambda: conductor.deliver(Delivery(event, content, part)))
+        except InvalidPayload as error:
+            note("upload refused", worker=worker, order=order, detail=str(error))
+            raise
+        except StorageFull as error:
+            fault = error
+            if not run.paused:
+                await self._turns.submit(lambda: self._runs.pause(run.id, fault))
+            raise
+        finally:
+            run.files.discard(part)
+        return UpdateReply(duplicate=duplicate)
+
+    async def result(self, worker: WorkerId, order: OrderId, result: OrderResult) -> None:
+        """Raises Unknown, Stale, NotAsked, Superseded, InvalidInput, StorageFull."""
+        held = self._desk.held(worker, order)
+        if ".stop." in order:
+            self._desk.settle(worker, order)
+            return
+        conductor, key, attempt = self._find(order)
+        now = self._clock.monotonic()
+        if result.status != "done":
+            detail = result.detail or "no reason given"
+            note("order " + result.status, worker=worker, order=order, detail=detail)
+            failed = OrderFailed(key, attempt, worker, result.status == "refused", detail, now)
+            self._desk.settle(worker, order)
+            if held is not None:
+                await self._turns.submit(lambda: conductor.handle(failed))
+            return
+        if key.kind != "evaluate" or result.evaluated is None:
+            raise InvalidInput(
+                f"status: done needs `evaluated` for an evaluate order, and arrays for {key.kind} orders"
+            )
+        delivery = Delivery(EvaluationArrived(key, attempt, worker, now), result.evaluated)
+        await self._turns.submit(lambda: conductor.deliver(delivery))
+
+    def _find(self, order: OrderId) -> tuple[Conductor, Key, int]:
+        run, key, attempt = orders.parse(order)
+        active = self._runs.active
+        if active is None or active.run.id != run:
+            raise Stale(f"run {run} is not under way: drop the order")
+        return active, key, attempt
+
+    def _bounds(self, run: ActiveRun, key: Key) -> Bounds:
+        settings = self._settings
+        if key.kind == "initialize":
+            nbytes = settings.max_model_bytes
+        elif run.expected:
+            nbytes = run.update_limit
+        else:
+            raise NotAsked(f"run {run.id} has no first weights yet: it takes no updates")
+        return Bounds(nbytes, settings.upload_stall_seconds, settings.upload_seconds)
+
+
+def _check(run: ActiveRun, key: Key, part: Path) -> Checked | CheckedInitial:
+    if key.kind == "initialize":
+        return check_initial(part)
+    return check_update(part, run.expected, run.experiment.wire)

@@ -1,0 +1,72 @@
+"""For workers: what orders need, and what they give."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from roundtable.errors import Unknown
+from roundtable.messages import OrderResult, Plan, UpdateReply
+from roundtable.types import Digest, OrderId, RunId
+from starlette.responses import Response
+
+from aggregator.bodies import ContentFile, immutable, unchanged
+from aggregator.routes.access import SESSION, json_of, service_of, worker_of
+
+router = APIRouter(tags=["orders"])
+_ARRAYS: dict[str, Any] = {
+    "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+}
+_FILE: dict[int | str, dict[str, Any]] = {
+    200: {"description": "safetensors"} | _ARRAYS,
+    304: {"description": "the reader has it"},
+}
+
+
+@router.get("/v1/runs/{run}/plan", response_model=Plan, openapi_extra=SESSION)
+async def plan(request: Request, run: RunId) -> Response:
+    """What all orders of a run have in common."""
+    worker_of(request)
+    return json_of(await service_of(request).runs.plan(run))
+
+
+@router.get("/v1/weights/{digest}", response_class=Response, responses=_FILE, openapi_extra=SESSION)
+async def weights(request: Request, digest: Digest) -> Response:
+    """A round's global message."""
+    return _content(request, digest, "weights")
+
+
+@router.get("/v1/states/{digest}", response_class=Response, responses=_FILE, openapi_extra=SESSION)
+async def states(request: Request, digest: Digest) -> Response:
+    """A client's own state."""
+    return _content(request, digest, "states")
+
+
+def _content(request: Request, digest: Digest, kind: str) -> Response:
+    worker_of(request)
+    live = service_of(request).runs.live
+    if live is None or len(digest) != 64 or not digest.isalnum():
+        raise Unknown(f"{kind} {digest:.64} are not kept here: ask for what an order names")
+    path = live.files.message(digest) if kind == "weights" else live.files.state(digest)
+    if unchanged(request.headers.get("if-none-match"), digest):
+        reply = Response(status_code=304)
+        reply.raw_headers += immutable(digest)
+        return reply
+    return ContentFile(path, digest, live.count_down)
+
+
+@router.put(
+    "/v1/orders/{order}/update",
+    response_model=UpdateReply,
+    openapi_extra=SESSION | {"requestBody": {"required": True} | _ARRAYS},
+)
+async def update(request: Request, order: OrderId) -> Response:
+    """The reply to a train or initialize order: safetensors, bounded by what the order's arrays can take."""
+    return json_of(await service_of(request).replies.upload(worker_of(request), order, request))
+
+
+@router.post("/v1/orders/{order}/result", status_code=204, openapi_extra=SESSION)
+async def result(request: Request, order: OrderId, body: OrderResult) -> Response:
+    """The reply to an evaluate or stop order, or that an order could not be carried out."""
+    await service_of(request).replies.result(worker_of(request), order, body)
+    return Response(status_code=204)

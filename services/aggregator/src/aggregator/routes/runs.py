@@ -1,0 +1,88 @@
+"""For people and their tools: create, watch, stop, resume, download."""
+
+from __future__ import annotations
+
+import re
+
+from fastapi import APIRouter, Request
+from fastapi.responses import StreamingResponse
+from pydantic import TypeAdapter
+from roundtable.errors import InvalidInput
+from roundtable.messages import CreateRun, RunDetail, RunView
+from roundtable.types import RunId
+from starlette.responses import Response
+
+from aggregator.bodies import ContentFile
+from aggregator.routes.access import ADMIN, authorization, json_of, service_of
+
+router = APIRouter(tags=["runs"])
+_VIEWS = TypeAdapter(list[RunView])
+
+
+@router.post(
+    "/v1/runs",
+    response_model=RunView,
+    status_code=201,
+    responses={200: {"model": RunView}},
+    openapi_extra=ADMIN,
+)
+async def create(request: Request, body: CreateRun) -> Response:
+    """A new run (201), or the one that this experiment has (200) unless `again`."""
+    service = service_of(request)
+    service.tokens.check_admin(authorization(request))
+    view, new = await service.turns.submit(lambda: service.runs.create(body))
+    return json_of(view, 201 if new else 200)
+
+
+@router.get("/v1/runs", response_model=list[RunView])
+async def runs(request: Request) -> Response:
+    """All of them, oldest first."""
+    return Response(_VIEWS.dump_json(await service_of(request).runs.views()), media_type="application/json")
+
+
+@router.get("/v1/runs/{run}", response_model=RunDetail)
+async def detail(request: Request, run: RunId) -> Response:
+    """One run with its experiment and its rounds."""
+    return json_of(await service_of(request).runs.detail(run))
+
+
+@router.get("/v1/runs/{run}/events", response_class=StreamingResponse)
+async def events(request: Request, run: RunId) -> Response:
+    """Server-sent events; `Last-Event-ID` picks up where a reader left."""
+    feed = await service_of(request).runs.feed(run)
+    last = request.headers.get("last-event-id", "0")
+    if not (last.isascii() and last.isdigit()):
+        raise InvalidInput(f"Last-Event-ID: is a whole number, found {last!r:.40}")
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(feed.watch(int(last)), media_type="text/event-stream", headers=headers)
+
+
+@router.post("/v1/runs/{run}/stop", response_model=RunView, openapi_extra=ADMIN)
+async def stop(request: Request, run: RunId) -> Response:
+    """Stop it; it can be resumed."""
+    service = service_of(request)
+    service.tokens.check_admin(authorization(request))
+    return json_of(await service.turns.submit(lambda: service.runs.stop(run)))
+
+
+@router.post("/v1/runs/{run}/resume", response_model=RunView, openapi_extra=ADMIN)
+async def resume(request: Request, run: RunId) -> Response:
+    """Go on with a stopped, failed or paused run."""
+    service = service_of(request)
+    service.tokens.check_admin(authorization(request))
+    return json_of(await service.turns.submit(lambda: service.runs.resume(run)))
+
+
+@router.get("/v1/runs/{run}/ledger")
+async def ledger(request: Request, run: RunId) -> Response:
+    """The chain's entries as they were hashed, oldest first."""
+    return Response(await service_of(request).runs.ledger(run), media_type="application/json")
+
+
+@router.get("/v1/runs/{run}/model", response_class=Response)
+async def model(request: Request, run: RunId, which: str = "latest") -> Response:
+    """The weights as safetensors: `latest`, `best` or `round:N` (kept rounds only)."""
+    if not re.fullmatch(r"latest|best|round:\d{1,9}", which, re.ASCII):
+        raise InvalidInput(f'which: "latest", "best" or "round:N", found {which!r:.40}')
+    path, digest = await service_of(request).runs.model(run, which)
+    return ContentFile(path, digest, lambda _: None)

@@ -1,0 +1,72 @@
+"""For workers: join, poll, leave."""
+
+from __future__ import annotations
+
+import json
+
+from fastapi import APIRouter, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import TypeAdapter, ValidationError
+from roundtable.errors import InvalidInput
+from roundtable.messages import Join, Joined, Poll, PollReply, WorkerView
+from starlette.responses import Response
+
+from aggregator.routes.access import JOIN, SESSION, authorization, json_of, service_of, worker_of
+from aggregator.workers import check_version
+
+router = APIRouter(tags=["workers"])
+_VIEWS = TypeAdapter(tuple[WorkerView, ...])
+
+
+@router.post(
+    "/v1/join",
+    response_model=Joined,
+    openapi_extra=JOIN
+    | {
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": Join.model_json_schema()}},
+        }
+    },
+)
+async def join(request: Request) -> Response:
+    """Introduce a worker. The same instance gets the same id again."""
+    service = service_of(request)
+    service.tokens.check_join(authorization(request))
+    try:
+        body = json.loads(await request.body())
+    except ValueError as error:
+        raise InvalidInput(f"body: is not JSON ({error})") from None
+    if isinstance(body, dict):
+        check_version(
+            body.get("protocol")
+        )  # another version may have other fields, so before they are looked at
+    try:
+        introduction = Join.model_validate_json(json.dumps(body))
+    except ValidationError as error:
+        raise RequestValidationError(error.errors(include_url=False)) from None
+    return json_of(await service.reception.join(introduction))
+
+
+@router.post("/v1/poll", response_model=PollReply, openapi_extra=SESSION)
+async def poll(request: Request, body: Poll) -> Response:
+    """Say what is held, be told the difference; waits up to `poll_seconds` for one. The heartbeat."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    return json_of(await service_of(request).reception.poll(worker_of(request), body, gone))
+
+
+@router.post("/v1/leave", status_code=204, openapi_extra=SESSION)
+async def leave(request: Request) -> Response:
+    """Go in good order: what this worker holds goes to others at once."""
+    await service_of(request).reception.leave(worker_of(request))
+    return Response(status_code=204)
+
+
+@router.get("/v1/workers", response_model=tuple[WorkerView, ...])
+async def workers(request: Request) -> Response:
+    """Who is there, was lost, or has left."""
+    return Response(_VIEWS.dump_json(service_of(request).reception.views()), media_type="application/json")

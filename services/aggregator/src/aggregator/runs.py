@@ -1,0 +1,328 @@
+"""The runs of this lab: a queue of which one is active, from the store at the start and into it at each step.
+
+What changes something runs inside a turn; what only reads may be called at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import datetime, timezone
+from pathlib import Path
+
+from roundtable.errors import CorruptStore, NotPossible, StorageFull, Unknown
+from roundtable.messages import ENDED, CreateRun, Order, Plan, RunDetail, RunState, RunView, WorkerView
+from roundtable.types import Digest, RunId
+
+from aggregator import views
+from aggregator.active import ActiveRun
+from aggregator.clock import Clock
+from aggregator.commit import tidy
+from aggregator.conductor import Conductor, how_to_resume
+from aggregator.desk import Desk
+from aggregator.events import End, Event, PauseAsked, ResumeAsked, Started, StopAsked, WorkerArrived
+from aggregator.feed import Feed
+from aggregator.files import RunFiles
+from aggregator.logs import note, trouble
+from aggregator.orders import stop_id
+from aggregator.recover import recover
+from aggregator.rounds import Rounds
+from aggregator.rows import RunRow
+from aggregator.settings import ServiceSettings
+from aggregator.store import Store
+from aggregator.terms import Settings
+from aggregator.threads import OneThread
+from aggregator.turns import Turns
+
+
+class Runs:
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        clock: Clock,
+        turns: Turns,
+        desk: Desk,
+        present: Callable[[], Iterable[WorkerArrived]],
+        workers: Callable[[], tuple[WorkerView, ...]],
+    ) -> None:
+        """`present`: a WorkerArrived for everyone who is there, told to each run that begins; `workers`: for the eye."""
+        self._settings = settings
+        self._clock = clock
+        self._turns = turns
+        self._desk = desk
+        self._present = present
+        self._workers = workers
+        self.storing = OneThread("store")
+        self.folding = OneThread("fold")
+        self.active: Conductor | None = None
+        self._feeds: dict[RunId, Feed] = {}  # of runs that have not ended
+        self.store: Store
+
+    # --- reading -----------------------------------------------------------------------------------------------
+
+    async def views(self) -> list[RunView]:
+        """Oldest first."""
+
+        def read() -> list[RunView]:
+            return [self._stored(row) for row in self.store.runs()]
+
+        live = self.live
+        return [
+            views.live_view(live) if live and view.id == live.id else view
+            for view in await self.storing.call(read)
+        ]
+
+    async def view(self, run: RunId) -> RunView:
+        """Raises Unknown."""
+        if self.live is not None and self.live.id == run:
+            return views.live_view(self.live)
+        return await self.storing.call(lambda: self._stored(self.store.run(run)))
+
+    async def detail(self, run: RunId) -> RunDetail:
+        """Raises Unknown."""
+        live = self.live
+        if live is not None and live.id == run:
+            return views.detail(views.live_view(live), live.row, live.records.values())
+
+        def read() -> RunDetail:
+            row = self.store.run(run)
+            return views.detail(self._stored(row), row, [commit.record for commit in self.store.commits(run)])
+
+        return await self.storing.call(read)
+
+    async def plan(self, run: RunId) -> Plan:
+        """Raises Unknown."""
+        if self.live is not None and self.live.id == run:
+            return self.live.plan
+        row = await self.storing.call(self.store.run, run)
+        arrays = row.initialized.arrays if row.initialized else None
+        return Plan(run=run, experiment=row.experiment, arrays=arrays, pinned_clients=row.pinned)
+
+    async def feed(self, run: RunId) -> Feed:
+        """Of a run that has ended: a feed that says what it came to, and ends. Raises Unknown."""
+        if (feed := self._feeds.get(run)) is not None:
+            return feed
+        detail = await self.detail(run)
+        feed = Feed(self._clock, lambda: detail, tuple)
+        for record in detail.history:
+            feed.round_changed(record)
+        feed.run_changed()
+        feed.close()
+        return feed
+
+    async def ledger(self, run: RunId) -> str:
+        """A JSON list of the entries as they were hashed, oldest first. Raises Unknown."""
+
+        def read() -> str:
+            self.store.run(run)
+            return f"[{','.join(commit.entry for commit in self.store.commits(run))}]"
+
+        return await self.storing.call(read)
+
+    async def model(self, run: RunId, which: str) -> tuple[Path, Digest]:
+        """The checkpoint of `latest`, `best` or `round:N`. Raises Unknown where it is not kept."""
+
+        def find() -> tuple[Path, Digest]:
+            self.store.run(run)
+            if which == "latest":
+                commit = self.store.last_commit(run)
+            elif which == "best":
+                commit = self.store.best_commit(run) or self.store.last_commit(run)
+            else:
+                number = int(which.partition(":")[2])
+                commit = next((commit for commit in self.store.commits(run) if commit.round == number), None)
+            if commit is None:
+                raise Unknown(f"run {run} has no weights of {which}: see its rounds with `lab status`")
+            files = RunFiles(self._settings.state_dir, run, spool_dir=self._settings.spool_dir)
+            return files.weights(commit.weights), commit.weights
+
+        return await self.storing.call(find)
+
+    @property
+    def live(self) -> ActiveRun | None:
+        return self.active.run if self.active else None
+
+    def workers_changed(self) -> None:
+        if self.live is not None:
+            self.live.feed.workers_changed()
+
+    def _stored(self, row: RunRow) -> RunView:
+        last = self.store.last_commit(row.id)
+        known = last if last is None or last.accuracy is not None else self.store.best_commit(row.id)
+        return views.stored_view(row, last, known.accuracy if known else None)
+
+    # --- turns -------------------------------------------------------------------------------------------------
+
+    async def begin(self) -> None:
+        """At the start of the process: whatever was under way goes on."""
+        for row in await self.storing.call(self.store.runs):
+            if row.state not in ENDED:
+                await self._open_feed(row)
+        await self._start_next()
+
+    def release(self) -> None:
+        """Send all watchers home."""
+        for feed in self._feeds.values():
+            feed.close()
+
+    async def close(self) -> None:
+        """Outside of turns, when there will be none any more."""
+        if self.active is not None:
+            self.active.close()
+            self.active = None
+        self.folding.close()
+        await self.storing.call(self.store.close)
+        self.storing.close()
+
+    async def create(self, request: CreateRun) -> tuple[RunView, bool]:
+        """The run, and whether it is new. Raises InvalidExperiment, StorageFull."""
+        experiment = request.experiment
+        if not request.again and request.participants is None:
+            known = await self.storing.call(self.store.runs_of, experiment.digest)
+            if known := [row for row in known if row.participants is None]:
+                return await self.view(known[-1].id), False
+        created = self._clock.wall()
+        stamp = datetime.fromtimestamp(created, timezone.utc).strftime("%Y%m%d-%H%M%S")
+
+        def insert() -> RunRow:
+            taken = {row.id for row in self.store.runs()}
+            names = (
+                f"{stamp}-{experiment.name}" + (f"-{number}" if number > 1 else "")
+                for number in range(1, 1000)
+            )
+            name = next(name for name in names if name not in taken)
+            return self.store.create_run(
+                name,
+                experiment,
+                created,
+                participants=request.participants,
+                environment=views.environment(),
+            )
+
+        row = await self.storing.call(insert)
+        await self._open_feed(row)
+        note("run created", run=row.id)
+        if self.active is None:
+            await self._start_next()
+        return await self.view(row.id), True
+
+    async def stop(self, run: RunId) -> RunView:
+        """Raises Unknown; NotPossible for one that is over."""
+        view = await self.view(run)
+        if view.state in ENDED:
+            raise NotPossible(f"run {run} has {view.state} already: there is nothing to stop")
+        if self.active is not None and self.active.run.id == run:
+            await self.active.handle(StopAsked("stopped by hand", self.active.now))
+        else:
+            await self._record_end(run, "stopped", "stopped by hand before it began")
+        return await self.view(run)
+
+    async def resume(self, run: RunId) -> RunView:
+        """Raises Unknown, NotPossible."""
+        view = await self.view(run)
+        if view.state == "finished":
+            raise NotPossible(f"run {run} has finished: start it anew with `lab run --again`")
+        if self.active is not None and self.active.run.id == run:
+            if view.state != "paused":
+                raise NotPossible(f"run {run} is under way: it needs no resuming")
+            await self.active.handle(ResumeAsked(self.active.now))
+        elif view.state in ENDED:
+            await self.storing.call(self.store.set_run_state, run, "queued")
+            await self._open_feed(await self.storing.call(self.store.run, run))
+            if self.active is None:
+                await self._start_next()
+        else:
+            raise NotPossible(f"run {run} is {view.state}: its turn comes when the run before it has ended")
+        return await self.view(run)
+
+    async def tell(self, event: Event) -> None:
+        """Workers that came or went: to the active run, if there is one."""
+        if self.active is not None:
+            await self.active.handle(event)
+
+    async def pause(self, run: RunId, error: StorageFull) -> None:
+        if self.active is not None and self.active.run.id == run:
+            await self.active.handle(PauseAsked(how_to_resume(error, self.active.run.id), self.active.now))
+
+    async def _start_next(self) -> None:
+        """The run that was under way when the process last ended, else the oldest in the queue."""
+        while self.active is None:
+            rows = [row for row in await self.storing.call(self.store.runs) if row.state not in ENDED]
+            if not rows:
+                return
+            row = min(rows, key=lambda row: (row.state == "queued", row.created))
+            try:
+                await self._start(row.id)
+            except CorruptStore as error:
+                trouble("a run cannot go on", run=row.id, detail=str(error))
+                await self._record_end(row.id, "failed", str(error))
+
+    async def _start(self, run: RunId) -> None:
+        known = await self.storing.call(recover, self.store, run)
+        experiment = known.row.experiment
+        files = RunFiles(
+            self._settings.state_dir,
+            run,
+            spool_dir=self._settings.spool_dir,
+            durability=experiment.keep.durability,
+        )
+
+        def prepare() -> None:
+            self.store.set_durability(experiment.keep.durability)
+            files.prepare()
+            tidy(self.store, files, run, starting=True)
+
+        await self.storing.call(prepare)
+        machine = Rounds(Settings.of(run, experiment, known.row.participants), known.recovered)
+        self.active = Conductor(
+            ActiveRun.of(known, files, machine, self._feeds[run]),
+            store=self.store,
+            storing=self.storing,
+            folding=self.folding,
+            turns=self._turns,
+            desk=self._desk,
+            clock=self._clock,
+            ended=self._ended,
+        )
+        conductor = self.active
+        feed = self._feeds[run]
+        feed.follow(lambda: views.live_view(conductor.run))
+        for commit in known.commits:
+            feed.round_changed(commit.record)
+        note(
+            "run begins", run=run, committed=known.recovered.committed, accepted=len(known.recovered.accepted)
+        )
+        for event in self._present():
+            await conductor.handle(event)
+        await conductor.handle(Started(conductor.now))
+
+    async def _ended(self, run: ActiveRun, end: End) -> None:
+        self.active = None
+        note("run " + end.state, run=run.id, reason=end.reason, round=end.round)
+        last = max(end.round, 0)
+        stop = Order(id=stop_id(run.id, last), kind="stop", run=run.id, round=last, head=run.head)
+        for worker in run.took_part & {arrived.worker for arrived in self._present()}:
+            self._desk.give(worker, stop)
+        await self._record_end(run.id, end.state, end.reason, discard=end.state == "finished")
+        self._turns.post(self._start_next)
+
+    async def _record_end(self, run: RunId, state: RunState, reason: str, discard: bool = False) -> None:
+        ended = self._clock.wall()
+
+        def record() -> None:
+            if discard:  # a round that was begun but will never be gone on with
+                self.store.discard_open_round(run)
+            self.store.set_run_state(run, state, reason, ended=ended)
+
+        feed = self._feeds.pop(run)
+        last = feed.view()
+        try:
+            await self.storing.call(record)
+        except StorageFull as error:
+            trouble("a run's end could not be recorded", run=run, state=state, detail=str(error))
+        feed.follow(lambda: last.model_copy(update={"state": state, "reason": reason, "ended": ended}))
+        feed.run_changed()
+        feed.close()
+
+    async def _open_feed(self, row: RunRow) -> None:
+        view = await self.storing.call(self._stored, row)
+        self._feeds[row.id] = Feed(self._clock, lambda: view, self._workers)

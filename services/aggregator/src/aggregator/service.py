@@ -1,0 +1,91 @@
+"""The whole service, put together: what the HTTP app and the process around it need, and the order of coming and going."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+from typing import IO
+
+from roundtable.errors import InvalidSetting
+
+from aggregator import tokens
+from aggregator.clock import Clock, SystemClock
+from aggregator.desk import Desk
+from aggregator.reception import Reception
+from aggregator.replies import Replies
+from aggregator.runs import Runs
+from aggregator.settings import ServiceSettings
+from aggregator.store import FILE, open_store
+from aggregator.turns import Turns
+
+
+class Service:
+    """Use `open` and `close`, once each, on one event loop."""
+
+    def __init__(self, settings: ServiceSettings, clock: Clock | None = None) -> None:
+        """Raises InvalidSetting for tokens that cannot be used and for a state folder that is in use."""
+        self.settings = settings
+        self.clock = clock or SystemClock()
+        self._lock = _lock(settings)
+        self.tokens = tokens.open_tokens(settings.join_token, settings.admin_token, settings.session_secret)
+        self.turns = Turns()
+        self.desk = Desk(self.clock)
+        self.reception = Reception(settings, self.clock, self.turns, self.desk, self.tokens)
+        self.runs = Runs(
+            settings, self.clock, self.turns, self.desk, self.reception.present, self.reception.views
+        )
+        self.reception.runs = self.runs
+        self.replies = Replies(settings, self.clock, self.turns, self.desk, self.runs)
+        self.ready = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Open the store and go on with what was under way. Raises CorruptStore, StorageFull."""
+        self.runs.store = await self.runs.storing.call(open_store, self.settings.state_dir / FILE)
+        self._task = asyncio.create_task(self.turns.run())
+        await self.reception.begin()
+        await self.turns.submit(self.runs.begin)
+        self.ready = True
+
+    def release(self) -> None:
+        """Send home everyone who waits: long polls and watchers."""
+        self.ready = False
+        self.desk.close()
+        self.runs.release()
+
+    async def close(self) -> None:
+        """What is in the store stays; a fold that is being done is finished, its round committed at the next start."""
+        self.release()
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            await self.runs.close()
+        self._lock.close()
+
+
+def _lock(settings: ServiceSettings) -> IO[bytes]:
+    """The state folder belongs to one aggregator at a time; the lock dies with the process."""
+    folder = settings.state_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "lock").open("ab")
+    except OSError as error:
+        raise InvalidSetting(
+            f"STATE_DIR {folder}: {error.strerror}: choose a folder that can be written to"
+        ) from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise InvalidSetting(
+            f"STATE_DIR {folder}: another aggregator is using it: stop that one, or choose another folder with --state-dir"
+        ) from None
+    if not os.access(folder, os.W_OK):
+        file.close()
+        raise InvalidSetting(
+            f"STATE_DIR {folder}: cannot be written to: choose another folder with --state-dir"
+        )
+    return file

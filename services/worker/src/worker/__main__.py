@@ -18,11 +18,14 @@ from typing import TypeAlias
 
 from roundtable.errors import RoundtableError
 from roundtable.messages import PROTOCOL, Join, Plan
+from roundtable.tasks.pinned import count_labels
 
 from worker import logs, machine
 from worker.agent import Agent
 from worker.link import Link
+from worker.runtime import accelerator
 from worker.settings import Settings, load, read_token
+from worker.work import NeedsFreshProcess
 
 End: TypeAlias = "BaseException | str"  # what went wrong, or what asked the worker to leave
 
@@ -31,14 +34,12 @@ class Ends:
     """What may end the worker, from any thread or signal handler."""
 
     def __init__(self) -> None:
-        self._queue: SimpleQueue[End] = (
-            SimpleQueue()
-        )  # its put may interrupt itself, as a signal handler does
-        self._started = False
+        # Its put may interrupt itself, as a signal handler does.
+        self._queue: SimpleQueue[End] = SimpleQueue()
         self._asked = False
+        self.started = False  # there is something to leave
 
     def wait(self) -> End:
-        self._started = True
         return self._queue.get()
 
     def put(self, end: End) -> None:
@@ -46,7 +47,7 @@ class Ends:
 
     def ask(self, reason: str) -> None:
         """Leave; before there is anything to leave, exit."""
-        if not self._started:
+        if not self.started:
             os._exit(0)
         self.put(reason)
 
@@ -76,21 +77,24 @@ def main(arguments: Sequence[str]) -> int:
         agent = _agent(settings, ends)
     except RoundtableError as error:
         return _refuse(error)
+    ends.started = True
     agent.start()
     end = ends.wait()
     if isinstance(end, RoundtableError):
         return _refuse(end)
+    if isinstance(end, NeedsFreshProcess):
+        agent.leave(0.0)
+        logs.say("starting over", reason=str(end))
+        os.execv(sys.executable, [sys.executable, "-m", "worker", *arguments])
     fault = isinstance(end, BaseException)
     agent.leave(0.0 if fault else settings.leave_seconds)
     return 1 if fault else 0
 
 
 def _agent(settings: Settings, ends: Ends) -> Agent:
-    from worker.trainer import Trainer, accelerator, configure_threads  # seconds: it imports TensorFlow
+    from worker.trainer import Trainer  # not where --help or a wrong setting is all there is to say
 
     def make_trainer(plan: Plan) -> Trainer:
-        threads = plan.experiment.training.threads
-        configure_threads(threads.intra, threads.inter)
         return Trainer(plan, settings.tasks_dir, settings.datasets_dir, settings.data_dir, settings.node_name)
 
     join = Join(
@@ -102,6 +106,7 @@ def _agent(settings: Settings, ends: Ends) -> Agent:
         cpus=machine.cpus(),
         memory_bytes=machine.memory_bytes(),
         accelerator=accelerator(),
+        pinned=count_labels(settings.data_dir) if settings.data_dir else None,
     )
     link = Link(settings.aggregator_url, lambda: read_token(settings.join_token_file))
     return Agent(link, join, make_trainer, ends.put)

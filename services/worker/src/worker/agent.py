@@ -46,7 +46,7 @@ AT_ONCE: Seconds = 0.1
 
 
 class Agent:
-    """`start` it, and `leave`. Where it cannot go on it calls `on_end(error)` once, from one of its threads."""
+    """`start` it, and `leave`. Where it cannot go on, one of its threads calls `on_end(error)`, once."""
 
     def __init__(
         self,

@@ -14,10 +14,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from roundtable.codec import Buffer, Decoded, Encoded, decode, encode, size_limit
+from roundtable.codec import Buffer, Decoded, Encoded, as_decoded, content_hash, decode, encode, size_limit
 from roundtable.errors import (
     InvalidInput,
     InvalidPayload,
+    InvalidSetting,
     NotFinite,
     RoundtableError,
     SourceMismatch,
@@ -44,6 +45,10 @@ T = TypeVar("T")
 
 class Abandoned(Exception):  # noqa: N818 -- not an error: nobody wants the order's result any more
     pass
+
+
+class NeedsFreshProcess(Exception):  # noqa: N818 -- not an error: TensorFlow takes such settings only once
+    """This process has worked for a run of other settings: the new run can be had by starting over."""
 
 
 class Run:
@@ -92,6 +97,7 @@ class Work:
         self._patience = patience
         self._clock = clock
         self._run: Run | None = None
+        self._seasoned = False  # has made a trainer before
 
     def carry_out(self, held: Held) -> Encoded | OrderResult | None:
         """The reply to this order; None when it is no longer wanted. Raises nothing a task may raise."""
@@ -99,6 +105,8 @@ class Work:
         try:
             reply = self._reply(held)
             return None if self._board.unwanted(held) else reply
+        except NeedsFreshProcess:
+            raise
         except Abandoned:
             return None
         except RoundtableError as error:
@@ -143,7 +151,13 @@ class Work:
         if self._run is None or self._run.plan.run != held.order.run:
             self._run = None  # first free what the last one holds
             plan = self._fetch(held, lambda: self._link.plan(held.order.run))
-            self._run = Run(plan, self._make_trainer(plan))
+            try:
+                self._run = Run(plan, self._make_trainer(plan))
+            except InvalidSetting as error:
+                if self._seasoned:
+                    raise NeedsFreshProcess(str(error)) from None
+                raise
+            self._seasoned = True
         return self._run
 
     def _use_manifest(self, held: Held, run: Run) -> None:
@@ -200,6 +214,10 @@ class Work:
             groups["broadcast"] = trained.broadcast
         if trained.state is not None:
             groups["state"] = trained.state
+            kept = as_decoded(
+                trained.state, wire
+            )  # as the next round's order will name it, so not fetched then
+            run.keep_state(content_hash({"state": kept}), kept)
         return encode(groups, {"account": account.model_dump_json()}, wire)
 
     # --- what is fetched

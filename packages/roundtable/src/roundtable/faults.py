@@ -33,13 +33,17 @@ def faults(error: ValidationError, model: type[BaseModel] | None = None) -> list
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a fault is: its path as the author wrote it, the schemas of the value and of the table around."""
+    """Where a fault is: its path as the author wrote it, the schemas of the value and the table around it."""
 
     root: Schema
-    path: str
+    parts: tuple[str, ...]
     node: Schema  # empty where the schema does not say
     table: Schema
     union: Schema  # the union that the table is a variant of, or empty
+
+    @property
+    def path(self) -> str:
+        return ".".join(map(_printable, self.parts))
 
 
 def _line(place: _Place, kind: str, message: str, found: object, context: Mapping[str, Any]) -> str:
@@ -54,7 +58,7 @@ def _line(place: _Place, kind: str, message: str, found: object, context: Mappin
     if kind in ("missing", "union_tag_not_found"):
         return f"{where}: found nothing; allowed: {allowed}"
     if kind == "union_tag_invalid":
-        found = context["tag"]
+        found = found[context["discriminator"].strip("'")] if isinstance(found, dict) else context["tag"]
     return f"{where}: found {_shown(found)}; allowed: {allowed}{_meant(found, place.node.get('enum', ()))}"
 
 
@@ -78,7 +82,7 @@ def _walk(root: Schema, loc: Sequence[int | str]) -> _Place:
         path.append(str(part))
         if index + 1 < len(loc) and step is not None and "discriminator" not in step:
             union = {}
-    return _Place(root, ".".join(path), node, table, union)
+    return _Place(root, tuple(path), node, table, union)
 
 
 def _step(root: Schema, node: Schema, part: int | str) -> Schema | None:
@@ -108,7 +112,7 @@ def _branches(root: Schema, node: Schema) -> Iterator[Schema]:
 
 def _known(place: _Place) -> str:
     """What an unknown field could have been."""
-    *around, name = place.path.split(".")
+    *around, name = place.parts
     known = list(place.table.get("properties", {}))
     if not known:
         return "; allowed: none" if place.root else ""
@@ -188,8 +192,13 @@ def _meant(found: object, known: Sequence[str]) -> str:
 
 
 def _shown(value: object) -> str:
-    """A value as its author wrote it, in one bounded line."""
+    """A value as its author wrote it."""
     if isinstance(value, dict):
         return "a table"
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return _printable(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def _printable(text: str) -> str:
+    """Bounded, and in one line whatever is in it."""
+    text = text if len(text) <= 80 else text[:77] + "..."
+    return "".join(letter if letter.isprintable() else f"\\u{ord(letter):04x}" for letter in text)

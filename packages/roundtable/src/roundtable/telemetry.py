@@ -1,0 +1,146 @@
+"""Points about the lab, in InfluxDB line protocol, sent in the background and never waited for.
+
+`put` takes a point from any thread and returns at once: the queue is bounded, and what does not fit is dropped and
+counted. One thread sends batches to TELEMETRY_URL (Telegraf's influxdb_listener or InfluxDB: the same bytes).
+docs/telemetry.md lists the points.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+import httpx
+
+from roundtable.types import Seconds
+
+Value: TypeAlias = float | int | str | bool
+
+CAPACITY: Final = 20_000  # points kept while nobody takes them: some 4 MB
+BATCH: Final = 2_000  # points a request
+INTERVAL: Final[Seconds] = 1.0
+LONGEST_PAUSE: Final[Seconds] = 30.0
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point. `time` is in Unix seconds; fields that are None or not finite are left out."""
+
+    measurement: str
+    tags: Mapping[str, str]
+    fields: Mapping[str, Value | None]
+    time: Seconds
+
+
+def line(point: Point) -> str | None:
+    """The point in line protocol with nanoseconds; None where no field is left (the protocol needs one)."""
+    fields = [f"{_name(key)}={text}" for key, value in point.fields.items() if (text := _value(value)) is not None]
+    if not fields:
+        return None
+    tags = "".join(f",{_name(key)}={_name(value)}" for key, value in sorted(point.tags.items()) if value)
+    return f"{_measurement(point.measurement)}{tags} {','.join(fields)} {round(point.time * 1e9)}"
+
+
+def _measurement(name: str) -> str:
+    return name.replace(",", "\\,").replace(" ", "\\ ").replace("\n", "\\ ")
+
+
+def _name(text: str) -> str:
+    """Tag keys, tag values and field keys: a line break would end the point, a trailing backslash escape its end."""
+    plain = text.replace("\n", " ").rstrip("\\")
+    return plain.replace(",", "\\,").replace("=", "\\=").replace(" ", "\\ ")
+
+
+def _value(value: Value | None) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return f"{value}i"
+    if isinstance(value, float):
+        return repr(value) if abs(value) < float("inf") else None  # NaN compares false: left out too
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")
+    return f'"{escaped}"'
+
+
+@dataclass
+class Telemetry:
+    """Sends points; `dropped` counts those that were given up. Use as a context manager, or `start` and `close`."""
+
+    url: str
+    client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=5.0))
+    capacity: int = CAPACITY
+    dropped: int = 0
+    _waiting: deque[str] = field(default_factory=deque)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _closing: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def __enter__(self) -> Telemetry:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="telemetry", daemon=True)
+        self._thread.start()
+
+    def put(self, point: Point) -> None:
+        """Never blocks on the network; a full queue drops the point."""
+        text = line(point)
+        if text is None:
+            return
+        with self._lock:
+            if len(self._waiting) >= self.capacity:
+                self.dropped += 1
+            else:
+                self._waiting.append(text)
+
+    def close(self, patience: Seconds = 2.0) -> None:
+        """Sends what is waiting, once, for `patience` seconds at most."""
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join(patience)
+        self.client.close()
+
+    def _run(self) -> None:
+        pause = INTERVAL
+        while not self._closing.wait(pause):
+            pause = INTERVAL if self._send_waiting() else min(2 * pause, LONGEST_PAUSE)
+        self._send_waiting()
+
+    def _send_waiting(self) -> bool:
+        """Sends until nothing waits. False where nobody takes points now: they stay at the front of the queue."""
+        while True:
+            with self._lock:
+                batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+            if not batch:
+                return True
+            try:
+                reply = self.client.post(
+                    f"{self.url.rstrip('/')}/write",
+                    params={"db": "lab", "precision": "ns"},
+                    content="\n".join(batch).encode(),
+                )
+            except httpx.HTTPError:
+                self._keep(batch)
+                return False
+            if reply.status_code >= 500 or reply.status_code == 429:
+                self._keep(batch)
+                return False
+            if reply.status_code >= 400:  # refused for what it says: sending it again would not help
+                with self._lock:
+                    self.dropped += len(batch)
+
+    def _keep(self, batch: list[str]) -> None:
+        with self._lock:
+            room = self.capacity - len(self._waiting)
+            kept = batch[-room:] if room > 0 else []  # the newest matter most
+            self.dropped += len(batch) - len(kept)
+            self._waiting.extendleft(reversed(kept))

@@ -23,7 +23,7 @@ from tests.worker.numpy_reference import Step
 
 ROOT = Path(__file__).parents[2]
 SEED = 11
-CLIENTS = 12  # 1,437 images: 119 or 120 each, so that a batch of 32 leaves a short one
+CLIENTS = 12  # 1,438 images: 119 or 120 each, so that a batch of 32 leaves a short one
 FRAGILE = '''
 from sklearn.datasets import load_digits
 from roundtable.tasks import Data, Task
@@ -405,6 +405,6 @@ except InvalidSetting as error:
 def test_other_thread_counts_ask_for_a_restart() -> None:
     done = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, check=False)
     assert done.stdout == (
-        "training.threads: intra = 1, inter = 2, but this worker's TensorFlow runs with 2 and 1 since it started: "
-        "restart the worker, or give both experiments the same counts\n"
+        "training.threads: intra = 1, inter = 2, but this worker's TensorFlow runs with 2 and 1 since it "
+        "started: restart the worker, or give both experiments the same counts\n"
     )

@@ -56,11 +56,12 @@ def read(
     """
     with blaming(f"task {experiment.task}: load() failed"):
         data = task.load(datasets_dir)
-        labels = task.labels(data.y_train)
     if not isinstance(data, Data):
         raise InvalidData(
             f"task {experiment.task}: load() gave {type(data).__name__}; it must give roundtable.tasks.Data"
         )
+    with blaming(f"task {experiment.task}: labels() failed"):
+        labels = task.labels(data.y_train)
     if labels.shape != (len(data.y_train),):
         raise InvalidData(
             f"task {experiment.task}: labels(y) has shape {labels.shape}; it must be one integer an example"

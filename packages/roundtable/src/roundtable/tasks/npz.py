@@ -18,9 +18,10 @@ def read_npz(path: Path, keys: Sequence[str], remedy: str) -> dict[str, Array]:
     """The named arrays and no others. Raises InvalidData when the file is missing, corrupt, truncated or
     lacks one."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise InvalidData(f"{path}: is a single array, not an .npz archive; {remedy}")
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise InvalidData(f"{path}: is a single array, not an .npz archive; {remedy}")
+        with archive:
             missing = [key for key in keys if key not in archive.files]
             if missing:
                 raise InvalidData(

@@ -39,8 +39,8 @@ WAIT = 10.0  # seconds that anything in these tests may take at most
 Answer = tuple[int, bytes]
 
 
-def weights(value: float) -> Weights:
-    return Weights.of(MANIFEST, [np.full(spec.shape, value, np.float32) for spec in MANIFEST.arrays])
+def weights(value: float, manifest: Manifest = MANIFEST) -> Weights:
+    return Weights.of(manifest, [np.full(spec.shape, value, np.float32) for spec in manifest.arrays])
 
 
 def problem(status: int, kind: str, detail: str = "because") -> Answer:
@@ -224,8 +224,11 @@ class Aggregator:
                 self.orders.pop(identity, None)
             self.changed.notify_all()
 
-    def publish(self, value: float) -> str:
-        encoded = encode({"weights": weights(value)}, wire=self.experiment.wire)
+    def publish(self, value: float, broadcast: float | None = None) -> str:
+        groups = {"weights": weights(value)}
+        if broadcast is not None:
+            groups["broadcast"] = weights(broadcast, MANIFEST.trainable)
+        encoded = encode(groups, wire=self.experiment.wire)
         self.contents[encoded.digest] = b"".join(bytes(piece) for piece in encoded.buffers)
         return encoded.digest
 
@@ -242,7 +245,10 @@ class Aggregator:
         )
 
     def decoded(self, order_id: str) -> Decoded:
-        return decode(self.updates[order_id], {"update": MANIFEST}, wire=self.experiment.wire)
+        expected = {"update": MANIFEST}
+        if self.experiment.strategy.objective.controls:
+            expected |= {"broadcast": MANIFEST.trainable, "state": MANIFEST.trainable}
+        return decode(self.updates[order_id], expected, wire=self.experiment.wire)
 
     def update(self, order_id: str) -> Weights:
         return self.decoded(order_id).groups["update"]
@@ -267,6 +273,9 @@ class NumpyTrainer:
     stopped: int = 0
     update: Callable[[int], Weights] = lambda client: weights(float(client))
     used: list[Manifest] = field(default_factory=list)
+    change: Weights | None = None
+    state: Weights | None = None
+    given: list[tuple[float | None, float | None]] = field(default_factory=list)  # of broadcast and state
 
     def initialize(self) -> tuple[Weights, Initialized]:
         self.begun.append("initialize")
@@ -287,22 +296,27 @@ class NumpyTrainer:
         client: int,
         round_number: int,  # noqa: ARG002 -- the trainer's signature
         weights: Weights,
-        broadcast: Weights | None,  # noqa: ARG002
-        state: Weights | None,  # noqa: ARG002
+        broadcast: Weights | None,
+        state: Weights | None,
         stop: Callable[[], bool],
     ) -> Trained:
         self.begun.append(f"train {client}")
-        self.seen.append(float(weights.arrays[0].flat[0]))
+        self.seen.append(_first(weights) or 0.0)
+        self.given.append((_first(broadcast), _first(state)))
         until = time.monotonic() + WAIT
         while not self.gate.wait(0.005) and time.monotonic() < until:
             if stop():
                 self.stopped += 1
                 break
-        return Trained(self.update(client))
+        return Trained(self.update(client), self.change, self.state)
 
     def evaluate(self, _weights: Weights, shard: int | None, _client: int | None) -> Evaluated:
         self.begun.append(f"evaluate {shard}")
         return Evaluated(num_examples=5, sums={"accuracy": 4.0})
+
+
+def _first(weights: Weights | None) -> float | None:
+    return None if weights is None else float(weights.arrays[0].flat[0])
 
 
 @dataclass

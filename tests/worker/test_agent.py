@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import pytest
+from roundtable.codec import as_decoded, content_hash, encode
 from roundtable.errors import IncompatibleVersion, InvalidSetting, InvalidTask, SourceMismatch, problem_of
 from roundtable.experiment import Experiment
+from roundtable.strategy import Strategy
+from roundtable.strategy.control_variates import ControlVariates
+from worker.work import NeedsFreshProcess
 
 from tests.worker.conftest import Lab
 from tests.worker.scripted import MANIFEST, WAIT, Aggregator, Answer, NumpyTrainer, order, problem, weights
@@ -148,6 +153,35 @@ def test_with_float16_on_the_wire_training_starts_from_the_weights_as_decoded(
     assert lab.trainer.seen == [float(np.float32(np.float16(0.1)))]
     assert len(aggregator.updates["o1"]) < MANIFEST.nbytes + 2000
     assert aggregator.update("o1").arrays[0].dtype == np.float32
+
+
+@pytest.mark.parametrize("wire", ["float32", "float16"])
+def test_a_client_s_state_travels_with_its_update_and_is_fetched_only_where_it_is_not_known(
+    start: Start, aggregator: Aggregator, wire: Literal["float32", "float16"]
+) -> None:
+    strategy = Strategy(objective=ControlVariates())
+    aggregator.experiment = Experiment(name="e", task="digits", wire=wire, strategy=strategy)
+    lab = start()
+    controls = weights(0.1, MANIFEST.trainable)
+    lab.trainer.state, lab.trainer.change = controls, weights(0.5, MANIFEST.trainable)
+    digest = aggregator.publish(1.0, broadcast=0.25)
+    aggregator.give(order(1, weights=digest))
+    aggregator.wait_for_replies("o1")
+    groups = aggregator.decoded("o1").groups
+    assert float(groups["broadcast"].arrays[0].flat[0]) == 0.5
+    kept = content_hash({"state": groups["state"]})  # as the aggregator names what it has kept
+
+    aggregator.give(order(2, round=2, client=1, weights=digest, state=kept))
+    aggregator.wait_for_replies("o2")
+    assert not any("/v1/states/" in request for request in aggregator.requests)
+
+    foreign = encode({"state": weights(0.75, MANIFEST.trainable)})
+    aggregator.contents[foreign.digest] = b"".join(bytes(piece) for piece in foreign.buffers)
+    aggregator.give(order(3, round=2, client=3, weights=digest, state=foreign.digest))
+    aggregator.wait_for_replies("o3")
+    assert sum("/v1/states/" in request for request in aggregator.requests) == 1
+    decoded = float(as_decoded(controls, wire).arrays[0].flat[0])
+    assert lab.trainer.given == [(0.25, None), (0.25, decoded), (0.25, 0.75)]
 
 
 def test_at_most_two_updates_are_in_memory_while_none_can_be_sent(
@@ -309,6 +343,18 @@ def test_a_spoiled_download_is_fetched_again(start: Start, aggregator: Aggregato
     assert lab.trainer.seen == [1.0]
 
 
+def test_a_download_that_is_spoiled_each_time_fails_the_order(start: Start, aggregator: Aggregator) -> None:
+    digest = aggregator.publish(1.0)
+    aggregator.meddle = Once(f"/v1/weights/{digest}", (200, aggregator.contents[digest][:-8]), times=3)
+    start()
+    aggregator.give(order(1, weights=digest))
+    aggregator.wait_for_replies("o1")
+    assert (aggregator.results["o1"].status, aggregator.results["o1"].problem) == (
+        "failed",
+        "urn:roundtable:truncated",
+    )
+
+
 def test_weights_that_are_not_there_fail_the_order(start: Start, aggregator: Aggregator) -> None:
     start()
     aggregator.give(order(1, weights="d" * 64))
@@ -361,6 +407,37 @@ def test_a_task_that_cannot_be_loaded_is_refused_in_its_own_words(
     result = aggregator.results["o1"]
     assert (result.status, result.problem) == ("refused", "urn:roundtable:invalid-task")
     assert result.detail == "task my_task:MyTask: tasks/my_task.py is not there"
+
+
+def test_settings_that_tensorflow_takes_only_once_ask_for_a_fresh_process(
+    start: Start, aggregator: Aggregator
+) -> None:
+    made: list[NumpyTrainer] = []
+
+    def make(plan: object) -> NumpyTrainer:
+        if made:
+            raise InvalidSetting("training.threads: intra = 2, but this worker's TensorFlow runs with 1")
+        made.append(NumpyTrainer(plan))  # type: ignore[arg-type]
+        made[-1].gate.set()
+        return made[-1]
+
+    lab = start(make=make)
+    digest = aggregator.publish(1.0)
+    aggregator.give(order(1, weights=digest))
+    aggregator.wait_for_replies("o1")
+    aggregator.give(order(2, run="r2", weights=digest))
+    assert lab.ended.wait(WAIT)
+    assert isinstance(lab.ends[0], NeedsFreshProcess) and not aggregator.results
+
+
+def test_settings_that_a_fresh_process_cannot_take_are_refused(start: Start, aggregator: Aggregator) -> None:
+    def make(_plan: object) -> NumpyTrainer:
+        raise InvalidSetting("training.threads: no")
+
+    start(make=make)
+    aggregator.give(order(1, weights=aggregator.publish(1.0)))
+    aggregator.wait_for_replies("o1")
+    assert aggregator.results["o1"].status == "refused"
 
 
 def test_an_exception_in_training_is_reported_in_one_line_and_the_worker_goes_on(

@@ -178,7 +178,7 @@ class Link:
                 received = _content(response, limit)
             finally:
                 response.close()
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise Unreachable(f"{self.url}: {_reason(error)}") from None
         self.traffic.count(bytes_in=len(received))
         if not response.is_success:
@@ -223,11 +223,12 @@ def _content(response: httpx.Response, limit: int) -> Buffer:
         raise TooLarge(f"{response.request.url}: the reply has {length} bytes, at most {limit} are allowed")
     buffer = bytearray(int(length) if length.isdigit() else 0)
     end = 0
-    for chunk in response.iter_raw():
+    for chunk in response.iter_bytes():
         if end + len(chunk) > limit:
             raise TooLarge(f"{response.request.url}: the reply has more than the {limit} bytes allowed")
         buffer[end : end + len(chunk)] = chunk
         end += len(chunk)
+    del buffer[end:]
     return buffer
 
 
@@ -246,5 +247,5 @@ def _refusal(status: int, content: Buffer, url: str) -> RoundtableError:
     return _STATUSES.get(status, Unreachable)(detail)
 
 
-def _reason(error: httpx.TransportError) -> str:
+def _reason(error: httpx.RequestError) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -256,14 +256,20 @@ class Work:
     ) -> Decoded:
         """Fetch, check against the hash it is asked by, and read. A spoiled transfer is tried again."""
         limit = size_limit(expected)
+        fault = InvalidPayload(f"content {digest[:12]}… cannot be had")
         for _ in range(SPOILED):
             buffer = self._fetch(held, lambda: get(digest, limit))
-            decoded = decode(buffer, expected, wire=run.plan.experiment.wire)
+            try:
+                decoded = decode(buffer, expected, wire=run.plan.experiment.wire)
+            except InvalidPayload as error:
+                fault = error
+                continue
             if decoded.digest == digest:
                 return decoded
-        raise InvalidPayload(
-            f"content {digest[:12]}… arrived {SPOILED} times with another hash ({decoded.digest[:12]}…)"
-        )
+            fault = InvalidPayload(
+                f"content {digest[:12]}… arrived with another hash, {decoded.digest[:12]}…"
+            )
+        raise fault
 
     def _fetch(self, held: Held, get: Callable[[], T]) -> T:
         """`get()`, as often as it takes. Raises Abandoned when the order is cancelled meanwhile."""

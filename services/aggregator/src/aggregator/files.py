@@ -1,15 +1,18 @@
-"""A run's folder: what is received, what is kept, what is thrown away. Synchronous; called from worker threads.
+"""A run's folder: what is received, what is kept, what is thrown away. Synchronous; called from worker
+threads.
 
     STATE_DIR/lab.sqlite               the store (store.py)
     STATE_DIR/runs/<run>/weights/      global weights in their own dtypes, group `weights`: the checkpoints
     STATE_DIR/runs/<run>/messages/     what clients fetch, where that is not the weights file itself
     STATE_DIR/runs/<run>/server/       server optimizer slots and, as `broadcast`, what goes to clients
     STATE_DIR/runs/<run>/states/       client states, group `state`
-    STATE_DIR/runs/<run>/spool/        uploads under way (`*.part`) and accepted updates, one folder a round and
+    STATE_DIR/runs/<run>/spool/        uploads under way (`*.part`) and accepted updates, one folder a round
+    and
                                        trial; SPOOL_DIR/<run>/ where that is set
 
-All but the spool's files are called `<content hash>.safetensors`, and never change. Every file is written under
-another name, then renamed: a name that can be seen is a whole file. What the store does not name is an orphan, and
+All but the spool's files are called `<content hash>.safetensors`, and never change. Every file is written
+under another name, then renamed: a name that can be seen is a whole file. What the store does not name is an
+orphan, and
 goes (`tidy`).
 """
 
@@ -72,10 +75,11 @@ class RunFiles:
         shutil.rmtree(self.folder, ignore_errors=True)
         shutil.rmtree(self.spool, ignore_errors=True)
 
-    # --- uploads -----------------------------------------------------------------------------------------------
+    # --- uploads --------------------------------------------------------------------------------------------
 
     def part(self, label: str) -> Path:
-        """Where an upload is received: an absent, unique `*.part` in the spool. The caller creates and fills it."""
+        """Where an upload is received: an absent, unique `*.part` in the spool. The caller creates and fills
+        it."""
         safe = re.sub(r"[^A-Za-z0-9.-]", "_", label)[:100]
         return self.spool / f"{safe}.{os.getpid()}.{next(self._counter)}{PART}"
 
@@ -84,7 +88,8 @@ class RunFiles:
         part.unlink(missing_ok=True)
 
     def spooled(self, round_number: int, trial: int, client: ClientId, digest: Digest) -> Path:
-        """Where the accepted update is. The digest in its name keeps another upload from ever replacing it."""
+        """Where the accepted update is. The digest in its name keeps another upload from ever replacing
+        it."""
         return self.spool / f"{round_number:06d}.{trial}" / f"{client:06d}.{_checked(digest)}{SUFFIX}"
 
     def accept_update(
@@ -104,7 +109,7 @@ class RunFiles:
         """Move the checked first weights to `weights/`, durably; after that the store may record them."""
         return self.adopt(part, "weights", digest)
 
-    # --- content-addressed files -------------------------------------------------------------------------------
+    # --- content-addressed files ----------------------------------------------------------------------------
 
     def path(self, kind: Kind, digest: Digest) -> Path:
         """Where it is, or would be."""
@@ -162,7 +167,7 @@ class RunFiles:
         names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
         return [name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)]
 
-    # --- throwing away -----------------------------------------------------------------------------------------
+    # --- throwing away --------------------------------------------------------------------------------------
 
     def tidy(self, wanted: Wanted, *, starting: bool = False) -> None:
         """Remove what is not wanted. `starting`: no upload is under way, so left-overs of a crash go too."""
@@ -197,7 +202,7 @@ class RunFiles:
                 for orphan in set(_entries(path)) - accepted:
                     orphan.unlink(missing_ok=True)
 
-    # --- moving ------------------------------------------------------------------------------------------------
+    # --- moving ---------------------------------------------------------------------------------------------
 
     def _existing(self, path: Path) -> Path:
         if not path.exists():

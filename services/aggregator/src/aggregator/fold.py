@@ -1,13 +1,14 @@
 """A round's updates become the next weights: block by block, in client order, from files into files.
 
-Only a few blocks are ever in memory: updates, weights and server slots are memory-mapped, results written as they
-come. What comes out depends on the files' contents and the order of `inputs` alone, and not on the block size
-where aggregation and server work element by element. All arithmetic is float64, all that is stored has the
-manifest's dtypes.
+Only a few blocks are ever in memory: updates, weights and server slots are memory-mapped, results written as
+they come. What comes out depends on the files' contents and the order of `inputs` alone, and not on the block
+size where aggregation and server work element by element. All arithmetic is float64, all that is stored has
+the manifest's dtypes.
 
 - trainable arrays: aggregation.combine, then server.apply with its slots;
 - other floating arrays (batch statistics): aggregation.combine, then added, without the server optimizer;
-- integer arrays (counters): aggregation.combine, rounded half to even, then added, wrapping around as integers do;
+- integer arrays (counters): aggregation.combine, rounded half to even, then added, wrapping around as
+  integers do;
   the update of an unsigned array is taken as signed, since it may be negative;
 - `broadcast`: the uniform mean of the clients' changes, through objective.advance.
 """
@@ -104,8 +105,8 @@ def write_message(
     weights: Digest,
     server: Digest | None = None,
 ) -> Digest:
-    """What clients fetch with these weights: the checkpoint itself, or a file beside it where the wire is float16
-    or the strategy has a broadcast (zeros before the first round, where there is no `server`)."""
+    """What clients fetch with these weights: the checkpoint itself, or a file beside it where the wire is
+    float16 or the strategy has a broadcast (zeros before the first round, where there is no `server`)."""
     if wire == "float32" and not strategy.objective.controls:
         return weights
     groups = stored_groups(files.path("weights", weights), {"weights": manifest})
@@ -137,7 +138,8 @@ def extract_states(files: RunFiles, plan: FoldPlan) -> dict[ClientId, Digest]:
 
 
 class _Fold:
-    """One fold under way: its mapped inputs, its drafts, and a few blocks of scratch that are used over and over."""
+    """One fold under way: its mapped inputs, its drafts, and a few blocks of scratch that are used over and
+    over."""
 
     def __init__(self, plan: FoldPlan, weights: Draft, server: Draft | None, block: int) -> None:
         self._plan = plan
@@ -217,7 +219,7 @@ class _Fold:
             )
             self._put(self._new_server, "broadcast", trained, block, after, out)
 
-    # --- where things are --------------------------------------------------------------------------------------
+    # --- where things are -----------------------------------------------------------------------------------
 
     def _pieces(self, run: _Run) -> Iterator[_Run]:
         """The run as a whole, where every file has its arrays side by side, as ours have; else one by one."""
@@ -241,7 +243,7 @@ class _Fold:
     def _blocks(self, size: int) -> Iterator[slice]:
         return (slice(start, min(start + self._block, size)) for start in range(0, size, self._block))
 
-    # --- one block ---------------------------------------------------------------------------------------------
+    # --- one block ------------------------------------------------------------------------------------------
 
     def _room(self, block: slice) -> tuple[Float64, Float64]:
         length = block.stop - block.start
@@ -255,7 +257,8 @@ class _Fold:
     def _put(self, draft: Draft, group: str, span: Span, block: slice, values: Float64, out: Array) -> None:
         """Round to the stored dtype, look, write."""
         out = out[: values.size]
-        np.copyto(out, values, casting="same_kind")
+        with np.errstate(over="ignore"):  # seen in the next line
+            np.copyto(out, values, casting="same_kind")
         if not np.isfinite(out, out=self._finite[: values.size]).all():
             raise RunFailed(
                 f"round {self._plan.round}: the new {group} are not finite: lower strategy.server.learning_rate"

@@ -1,4 +1,5 @@
-"""The store's tables. One version; a database of another is refused, not converted (`PRAGMA user_version`)."""
+"""The store's tables. One version; a database of another is refused, not converted (`PRAGMA
+user_version`)."""
 
 from typing import Final
 

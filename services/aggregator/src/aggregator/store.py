@@ -1,9 +1,10 @@
-"""The aggregator's memory: one SQLite file (WAL), one connection, one thread. Files of weights are files.py's.
+"""The aggregator's memory: one SQLite file (WAL), one connection, one thread. Files of weights are
+files.py's.
 
-Every method is one transaction: after a crash at any instant it has happened whole or not at all. With `durability`
-"process" (synchronous=NORMAL) what was returned survives the process being killed, with "power" (FULL) the machine too.
-All methods raise StorageFull where the disk is full (nothing changed; call again), CorruptStore where the database
-cannot be used, with what to do about it.
+Every method is one transaction: after a crash at any instant it has happened whole or not at all. With
+`durability` "process" (synchronous=NORMAL) what was returned survives the process being killed, with "power"
+(FULL) the machine too. All methods raise StorageFull where the disk is full (nothing changed; call again),
+CorruptStore where the database cannot be used, with what to do about it.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Store:
         with self._guard():
             self._db.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
 
-    # --- runs --------------------------------------------------------------------------------------------------
+    # --- runs -----------------------------------------------------------------------------------------------
 
     def create_run(
         self,
@@ -117,7 +118,8 @@ class Store:
         first_order: Seconds | None = None,
         ended: Seconds | None = None,
     ) -> None:
-        """State and reason replace the old ones; `first_order` counts once; `ended` is replaced (None: under way again)."""
+        """State and reason replace the old ones; `first_order` counts once; `ended` is replaced (None: under
+        way again)."""
         with self._transaction():
             self._db.execute(
                 "UPDATE runs SET state = ?, reason = ?, first_order = coalesce(first_order, ?), ended = ? WHERE id = ?",
@@ -142,16 +144,18 @@ class Store:
         with self._transaction():
             self._db.execute("DELETE FROM runs WHERE id = ?", (run,))
 
-    # --- the round under way -----------------------------------------------------------------------------------
+    # --- the round under way --------------------------------------------------------------------------------
 
     def begin_round(
         self, run: RunId, round_number: int, trial: int, cohort: Sequence[ClientId], started: Seconds
     ) -> None:
-        """Any round that is still open is discarded, updates and all. The same round and trial again changes nothing."""
+        """Any round that is still open is discarded, updates and all. The same round and trial again changes
+        nothing."""
         with self._transaction():
             self._discard(run, but=(round_number, trial))
             self._db.execute(
-                "INSERT INTO rounds VALUES (?, ?, ?, ?, ?, 'open') ON CONFLICT DO NOTHING",
+                "INSERT INTO rounds VALUES (?, ?, ?, ?, ?, 'open') ON CONFLICT DO UPDATE"
+                " SET cohort = excluded.cohort, started = excluded.started, state = 'open' WHERE state = 'discarded'",
                 (run, round_number, trial, _json(tuple(cohort)), started),
             )
 
@@ -204,7 +208,8 @@ class Store:
         ]
 
     def accept_update(self, run: RunId, update: Accepted) -> None:
-        """Its file is in the spool (files.accept_update); now it counts. Raises NotPossible for a second one."""
+        """Its file is in the spool (files.accept_update); now it counts. Raises NotPossible for a second
+        one."""
         try:
             with self._transaction():
                 self._db.execute(
@@ -274,12 +279,14 @@ class Store:
             )
         ]
 
-    # --- committed rounds --------------------------------------------------------------------------------------
+    # --- committed rounds -----------------------------------------------------------------------------------
 
     def commit_round(self, run: RunId, commit: Commit) -> None:
-        """The round counts from here on: ledger entry, record, client states and the new weights in one transaction.
+        """The round counts from here on: ledger entry, record, client states and the new weights in one
+        transaction.
 
-        The same commit again changes nothing. Raises NotPossible where another one holds the round or it is not the next.
+        The same commit again changes nothing. Raises NotPossible where another one holds the round or it is
+        not the next.
         """
         with self._transaction():
             held = self._one("SELECT entry_hash FROM commits WHERE run = ? AND round = ?", run, commit.round)
@@ -353,7 +360,7 @@ class Store:
         rows = self._all("SELECT client, digest FROM client_states WHERE run = ? ORDER BY client", run)
         return {row["client"]: row["digest"] for row in rows}
 
-    # --- workers and placement ---------------------------------------------------------------------------------
+    # --- workers and placement ------------------------------------------------------------------------------
 
     def put_worker(self, worker: WorkerRow) -> None:
         """New, or seen again under the same id."""
@@ -382,14 +389,15 @@ class Store:
         rows = self._all("SELECT client, worker FROM homes WHERE run = ? ORDER BY client", run)
         return {row["client"]: row["worker"] for row in rows}
 
-    # --- what files stay ---------------------------------------------------------------------------------------
+    # --- what files stay ------------------------------------------------------------------------------------
 
     def wanted(self, run: RunId) -> Wanted:
         """The files that are still needed, and those that the experiment's keep policy asks for.
 
-        Needed: the last two commits' weights and messages (an evaluation of the one before may be under way), the
-        last server slots, the clients' states, the round under way. Policy: the best weights, those of every n-th
-        round, and the updates of the last n rounds or of all, with the weights and slots that they were folded into.
+        Needed: the last two commits' weights and messages (an evaluation of the one before may be under way),
+        the last server slots, the clients' states, the round under way. Policy: the best weights, those of
+        every n-th round, and the updates of the last n rounds or of all, with the weights and slots that they
+        were folded into.
         """
         row = self.run(run)
         commits = self._all(
@@ -421,7 +429,7 @@ class Store:
             accepted={(client, update.digest) for client, update in self.updates(run, *under_way).items()},
         )
 
-    # --- sqlite ------------------------------------------------------------------------------------------------
+    # --- sqlite ---------------------------------------------------------------------------------------------
 
     def _one(self, sql: str, *values: Any) -> sqlite3.Row | None:
         with self._guard():
@@ -477,7 +485,8 @@ def open_store(path: Path) -> Store:
 
 
 def read_store(path: Path) -> Store:
-    """For a look at a database that an aggregator may be using. Raises CorruptStore, Unknown where there is none."""
+    """For a look at a database that an aggregator may be using. Raises CorruptStore, Unknown where there is
+    none."""
     if not path.exists():
         raise Unknown(f"{path} does not exist: name the aggregator's STATE_DIR")
     try:
@@ -492,7 +501,8 @@ def read_store(path: Path) -> Store:
 
 
 def _check(db: sqlite3.Connection, path: Path) -> None:
-    """Make the tables of an empty database. Raises CorruptStore for one that is damaged or of another version."""
+    """Make the tables of an empty database. Raises CorruptStore for one that is damaged or of another
+    version."""
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version == 0 and not db.execute("SELECT 1 FROM sqlite_master").fetchone():
         db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")

@@ -1,4 +1,6 @@
-"""A lab in one process: the real app on a real store, spoken to over ASGI by workers that are a page of numpy."""
+"""A lab in one process: the real app on a real store, spoken to over ASGI by workers that are a page of
+numpy.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,6 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-
 from aggregator.app import create_app
 from aggregator.service import Service
 from aggregator.settings import ServiceSettings
@@ -29,7 +30,6 @@ from roundtable.messages import (
     Plan,
     Poll,
     PollReply,
-    UpdateReply,
 )
 from roundtable.weights import ArraySpec, Manifest, Weights
 
@@ -74,7 +74,9 @@ class _Timer:
 
 
 class Regression:
-    """Least squares in two weights and a bias, with a counter that is not trained: small enough to check by hand."""
+    """Least squares in two weights and a bias, with a counter that is not trained: small enough to check by
+    hand.
+    """
 
     manifest = Manifest(
         (
@@ -235,7 +237,9 @@ class NumpyWorker:
         )
         if controls:
             pairs = [
-                plan.experiment.strategy.objective.finish(s, e, training.epochs, training.learning_rate, c, own)
+                plan.experiment.strategy.objective.finish(
+                    s, e, training.epochs, training.learning_rate, c, own
+                )
                 for s, e, c, own in zip(start, end, broadcast, state.arrays, strict=False)
             ]
             sent["state"] = Weights.of(manifest.trainable, [after for after, _ in pairs])
@@ -257,7 +261,9 @@ class NumpyWorker:
         assert order.weights is not None
         plan = await self.plan(order.run)
         controls = plan.experiment.strategy.objective.controls
-        groups = {"weights": self.task.manifest} | ({"broadcast": self.task.manifest.trainable} if controls else {})
+        groups = {"weights": self.task.manifest} | (
+            {"broadcast": self.task.manifest.trainable} if controls else {}
+        )
         message = await self.fetch("weights", order.weights, groups, plan.experiment.wire)
         weights = list(message.groups["weights"].arrays)
         return self.task.evaluate(weights, order.shard or 0, plan.experiment.evaluation.shards)
@@ -309,7 +315,9 @@ class Lab:
     async def detail(self, run: str) -> dict[str, Any]:
         return dict(_ok(await self.http.get(f"/v1/runs/{run}")).json())
 
-    async def until(self, run: str, check: Callable[[dict[str, Any]], bool], seconds: float = 20.0) -> dict[str, Any]:
+    async def until(
+        self, run: str, check: Callable[[dict[str, Any]], bool], seconds: float = 20.0
+    ) -> dict[str, Any]:
         """The run as soon as `check` holds, looked at whenever its feed tells of a change."""
         feed = await self.service.runs.feed(run)
 
@@ -349,7 +357,9 @@ def _json(headers: dict[str, str]) -> dict[str, str]:
 
 
 def _ok(reply: httpx.Response) -> httpx.Response:
-    assert reply.is_success, f"{reply.request.method} {reply.request.url.path}: {reply.status_code} {reply.text}"
+    assert reply.is_success, (
+        f"{reply.request.method} {reply.request.url.path}: {reply.status_code} {reply.text}"
+    )
     return reply
 
 
@@ -388,7 +398,9 @@ def open_lab(tmp_path: Path) -> Callable[..., Any]:
     """`async with open_lab(…) as lab`: settings by name, `clock`, `task`; the same folder each time."""
 
     @asynccontextmanager
-    async def opened(clock: Any = None, task: Regression | None = None, **settings: Any) -> AsyncIterator[Lab]:
+    async def opened(
+        clock: Any = None, task: Regression | None = None, **settings: Any
+    ) -> AsyncIterator[Lab]:
         settings.setdefault("poll_seconds", 5.0)
         service = Service(ServiceSettings(state_dir=tmp_path / "state", **settings), clock)
         try:
@@ -416,4 +428,3 @@ def settled() -> Callable[[], Awaitable[None]]:
 @pytest.fixture
 def join_bytes() -> Callable[[codec.Encoded], bytes]:
     return joined
-

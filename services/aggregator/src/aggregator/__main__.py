@@ -1,7 +1,8 @@
 """`python -m aggregator`: the service as a process.
 
-First line on stdout, once requests are taken: `listening http://HOST:PORT`. Logs are JSON lines on stderr. Exit codes: 0
-stopped in order, 2 a setting or a file that cannot be used (one line says which), 1 a fault of ours.
+First line on stdout, once requests are taken: `listening http://HOST:PORT`. Logs are JSON lines on stderr.
+Exit codes: 0 stopped in order, 2 a setting or a file that cannot be used (one line says which), 1 a fault of
+ours.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="aggregator",
-        description="The aggregator of a Roundtable lab. Every option has an environment variable; the option wins.",
+        description="The aggregator of a Roundtable lab. Options win over environment variables.",
         epilog="`aggregator verify RUN --state-dir DIR` checks a run's ledger and files.",
     )
     parser.add_argument("--host", help="address to listen on (AGGREGATOR_HOST, 127.0.0.1)")

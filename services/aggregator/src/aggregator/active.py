@@ -1,6 +1,7 @@
 """The run that is under way: its machine, and the facts that its orders, transfers and views need, in memory.
 
-Changed by `conductor` alone, one turn at a time. Everything here is in the store too, or is recomputed on recovery.
+Changed by `conductor` alone, one turn at a time. Everything here is in the store too, or is recomputed on
+recovery.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Time, injected: everything in the service that waits or stamps asks a Clock, so that tests turn it by hand."""
+"""Time, injected: whatever waits or stamps asks a Clock, so that tests turn it by hand."""
 
 from __future__ import annotations
 

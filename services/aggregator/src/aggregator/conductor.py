@@ -1,8 +1,9 @@
 """The driver of the run under way: tells its machine what happened and carries out what it answers, in order.
 
-Everything but the fold itself (`close_round`) runs inside a turn (`turns`), so nothing else changes meanwhile. What is promised to
-somebody is in the store first: an order before it is given, an update before its 2xx. What cannot be written because
-the disk is full pauses the run, and is said again by the machine when it is resumed.
+Everything but the fold itself (`close_round`) runs inside a turn (`turns`), so nothing else changes
+meanwhile. What is promised to somebody is in the store first: an order before it is given, an update before
+its 2xx. What cannot be written because the disk is full pauses the run, and is said again by the machine when
+it is resumed.
 
     turn      event → Rounds.handle → commands → store thread / desk / feed
     Close     fold thread, beside the turns, then a turn of its own for the commit
@@ -64,7 +65,9 @@ Arrival = InitializeArrived | UpdateArrived | EvaluationArrived
 
 @dataclass(frozen=True)
 class Delivery:
-    """A reply to an order, checked: what the machine is told of it, and what goes into the store if it says so."""
+    """A reply to an order, checked: what the machine is told of it, and what goes into the store if it says
+    so.
+    """
 
     event: Arrival
     content: Checked | CheckedInitial | Evaluated
@@ -72,7 +75,7 @@ class Delivery:
 
 
 class Conductor:
-    """One run, from the time it becomes the active one to its end. `ended` is awaited then, inside the turn."""
+    """One run, from when it becomes the active one to its end. `ended` is awaited then, inside the turn."""
 
     def __init__(
         self,
@@ -109,7 +112,7 @@ class Conductor:
             if task is not None:
                 task.cancel()
 
-    # --- turns -------------------------------------------------------------------------------------------------
+    # --- turns ----------------------------------------------------------------------------------------------
 
     async def handle(self, event: Event) -> None:
         """Tell the machine, and do what it says and what follows from that."""
@@ -137,7 +140,8 @@ class Conductor:
         return answer
 
     async def _perform(self, commands: Sequence[Command], delivery: Delivery | None) -> StorageFull | None:
-        """Where the disk is full the machine is told so (through `_follow`), and what matters is skipped: it is said again.
+        """Where the disk is full the machine is told so (through `_follow`), and what matters is skipped: it
+        is said again.
 
         The error where that happened to an Accept.
         """
@@ -153,10 +157,10 @@ class Conductor:
                 unrecorded = tuple(command.key for command in rest if isinstance(command, Accept))
                 self._follow.append(PauseAsked(how_to_resume(error, self.run.id), self.now, unrecorded))
                 for command in rest:
-                    if isinstance(command, Withdraw | Reject | AcceptAgain | Wake | End):  # these write nothing
+                    if isinstance(command, Withdraw | Reject | AcceptAgain | Wake | End):  # nothing written
                         await self._perform_one(command, delivery)
                 return error if unrecorded else None
-            except Exception as error:  # noqa: BLE001 -- whatever it is, the run must say so and not hang
+            except Exception as error:  # the run must say so and not hang
                 if isinstance(rest[0], End):
                     raise
                 self._doom(error)
@@ -201,7 +205,7 @@ class Conductor:
             case _:
                 raise AssertionError(f"no way to carry out {command!r}")
 
-    # --- orders and replies ------------------------------------------------------------------------------------
+    # --- orders and replies ---------------------------------------------------------------------------------
 
     async def _ask(self, commands: Sequence[Command]) -> None:
         """Rounds begun and orders given: recorded in one hop, then given all at once."""
@@ -285,7 +289,7 @@ class Conductor:
 
         self._turns.post(tell)
 
-    # --- closing a round ---------------------------------------------------------------------------------------
+    # --- closing a round ------------------------------------------------------------------------------------
 
     def _begin_closing(self, close: Close) -> None:
         if self.run.closing is None:  # else it is said again while it is being carried out
@@ -301,7 +305,7 @@ class Conductor:
                 await run.tidying  # else it would take this round's files for left-overs of the last
             closing = await self._storing.call(commit.plan_round, self._store, run.files, run.id, close)
             outcome = await self._folding.call(commit.carry_out, run.files, closing)
-        except Exception as error:  # noqa: BLE001 -- whatever it is, the run must say so and not hang
+        except Exception as error:  # noqa: BLE001 -- the run must say so and not hang
             fault = error
             await self._turns.submit(lambda: self._not_closed(fault))
             return
@@ -356,10 +360,10 @@ class Conductor:
         except (RoundtableError, OSError) as error:
             trouble("files that are not needed could not be removed", run=run.id, detail=str(error))
 
-    # --- the run's state ---------------------------------------------------------------------------------------
+    # --- the run's state ------------------------------------------------------------------------------------
 
     async def _record_state(self) -> None:
-        """For lists and for the next start; a full disk must not keep a run from showing that it is paused."""
+        """For lists and the next start; a full disk must not keep a run from showing that it is paused."""
         run = self.run
         try:
             await self._storing.call(self._store.set_run_state, run.id, run.shown, run.reason)

@@ -1,7 +1,7 @@
 """What each worker should hold, and the polls that tell it.
 
-A poll states what the worker holds; its answer is the difference to what lies here for it, now or within the poll's
-patience. A lost reply, a duplicate, a restarted aggregator and an ordinary wait are thereby one case.
+A poll states what the worker holds; its answer is the difference to what lies here for it, now or within the
+poll's patience. A lost reply, a duplicate, a restarted aggregator and an ordinary wait are thereby one case.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ class Desk:
         return give, cancel
 
     async def wait(self, worker: WorkerId, bell: asyncio.Event, patience: Seconds) -> bool:
-        """Until something is given or withdrawn, `bell` is set by the caller, or `patience` seconds have passed.
+        """Until something is given or withdrawn, `bell` is set by the caller, or `patience` seconds have
+        passed.
 
         A second poll of the same worker takes the first one's place: False, at once, for the first.
         """

@@ -1,9 +1,9 @@
 """What a watcher of a run is told: server-sent events that can be picked up again where they were left.
 
-Nothing is queued for watchers. A run, its workers and each of its rounds are things with a latest version; an event
-says what one of them is now. A watcher that is slow, or comes back with the id of the last event it saw, is told of
-everything that has a later version, once. Versions start at the milliseconds of the wall clock, so that those of a
-restarted aggregator are later than all that came before.
+Nothing is queued for watchers. A run, its workers and each of its rounds are things with a latest version; an
+event says what one of them is now. A watcher that is slow, or comes back with the id of the last event it
+saw, is told of everything that has a later version, once. Versions start at the milliseconds of the wall
+clock, so that those of a restarted aggregator are later than all that came before.
 """
 
 from __future__ import annotations

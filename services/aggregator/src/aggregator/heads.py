@@ -1,4 +1,6 @@
-"""A bound on request heads, which uvicorn's httptools protocol lacks: a line and headers of at most LIMIT bytes."""
+"""A bound on request heads, which uvicorn's httptools protocol lacks: a line and headers of at most LIMIT
+bytes.
+"""
 
 from __future__ import annotations
 

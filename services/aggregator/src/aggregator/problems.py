@@ -16,7 +16,7 @@ from aggregator.logs import trouble
 
 MEDIA_TYPE: Final = "application/problem+json"
 JSON_LIMIT: Final = 2**20
-_TITLES: Final = {401: "Unauthorized", 404: "Not found", 405: "Method not allowed", 411: "Length required"}
+_TYPES: Final = {404: "urn:roundtable:unknown", 413: "urn:roundtable:too-large"}
 
 
 def problem(status: int, uri: str, detail: str, headers: dict[str, str] | None = None) -> Response:
@@ -45,7 +45,7 @@ def response_of(error: Exception) -> Response:
     if isinstance(error, RequestValidationError):
         return problem(422, "urn:roundtable:invalid-input", "; ".join(map(_line, error.errors())))
     if isinstance(error, HTTPException):
-        uri = {404: "urn:roundtable:unknown"}.get(error.status_code, "about:blank")
+        uri = _TYPES.get(error.status_code, "about:blank")
         return problem(error.status_code, uri, str(error.detail), dict(error.headers or {}))
     trouble("request failed", error)
     return problem(500, "urn:roundtable:error", "a fault inside the aggregator; its log has the details")

@@ -39,12 +39,14 @@ class Reception:
         self.runs: Runs
 
     async def begin(self) -> None:
-        """Workers that were there when the process last ended are expected back: they get `lost_after` for it."""
+        """Workers that were there when the process last ended are expected back: they get `lost_after` for
+        it.
+        """
         for row in await self.runs.storing.call(self.runs.store.workers):
             self._workers.remember(row.id, row.join, row.state)
         self._watch()
 
-    # --- views -------------------------------------------------------------------------------------------------
+    # --- views ----------------------------------------------------------------------------------------------
 
     def present(self) -> Iterator[WorkerArrived]:
         now = self._clock.monotonic()
@@ -56,7 +58,7 @@ class Reception:
         now = self._clock.monotonic()
         return tuple(views.worker_view(row, homes, now) for row in self._workers.rows.values())
 
-    # --- requests ----------------------------------------------------------------------------------------------
+    # --- requests -------------------------------------------------------------------------------------------
 
     async def join(self, join: Join) -> Joined:
         """Raises NotPossible, StorageFull. The version is checked before (workers.check_version)."""
@@ -117,7 +119,7 @@ class Reception:
 
         await self._turns.submit(go)
 
-    # --- turns -------------------------------------------------------------------------------------------------
+    # --- turns ----------------------------------------------------------------------------------------------
 
     async def _come_back(self, row: Worker) -> None:
         if row.state == "lost":
@@ -144,7 +146,7 @@ class Reception:
         await self.runs.tell(WorkerGone(row.id, self._clock.monotonic(), lost=state == "lost"))
         self.runs.workers_changed()
 
-    # --- silence -----------------------------------------------------------------------------------------------
+    # --- silence --------------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
         """One timer, for whoever could be lost first; polls meanwhile do not touch it."""

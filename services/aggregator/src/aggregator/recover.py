@@ -1,4 +1,6 @@
-"""What the store knows of a run that begins or goes on, for the round machine and for the driver. Store thread."""
+"""What the store knows of a run that begins or goes on, for the round machine and for the driver. Store
+thread.
+"""
 
 from __future__ import annotations
 

@@ -44,7 +44,9 @@ class Runs:
         present: Callable[[], Iterable[WorkerArrived]],
         workers: Callable[[], tuple[WorkerView, ...]],
     ) -> None:
-        """`present`: a WorkerArrived for everyone who is there, told to each run that begins; `workers`: for the eye."""
+        """`present`: a WorkerArrived for everyone who is there, told to each run that begins; `workers`: for
+        the eye.
+        """
         self._settings = settings
         self._clock = clock
         self._turns = turns
@@ -57,7 +59,7 @@ class Runs:
         self._feeds: dict[RunId, Feed] = {}  # of runs that have not ended
         self.store: Store
 
-    # --- reading -----------------------------------------------------------------------------------------------
+    # --- reading --------------------------------------------------------------------------------------------
 
     async def views(self) -> list[RunView]:
         """Oldest first."""
@@ -150,7 +152,7 @@ class Runs:
         known = last if last is None or last.accuracy is not None else self.store.best_commit(row.id)
         return views.stored_view(row, last, known.accuracy if known else None)
 
-    # --- turns -------------------------------------------------------------------------------------------------
+    # --- turns ----------------------------------------------------------------------------------------------
 
     async def begin(self) -> None:
         """At the start of the process: whatever was under way goes on."""

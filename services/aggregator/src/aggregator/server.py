@@ -98,7 +98,8 @@ async def _serve(settings: ServiceSettings, listener: socket.socket, exit_on_eof
 
 def _bound(settings: ServiceSettings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # With its protocol named, event loops turn Nagle's algorithm off for what is accepted here.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))
@@ -107,7 +108,7 @@ def _bound(settings: ServiceSettings) -> socket.socket:
         listener.close()
         why = (error.strerror or str(error)).lower()
         raise InvalidSetting(
-            f"AGGREGATOR_PORT {settings.host}:{settings.port}: {why}: choose another with --port (0: any free one)"
+            f"AGGREGATOR_PORT {settings.host}:{settings.port}: {why}: try another --port, or 0"
         ) from None
     return listener
 

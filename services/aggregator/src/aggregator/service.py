@@ -1,4 +1,6 @@
-"""The whole service, put together: what the HTTP app and the process around it need, and the order of coming and going."""
+"""The whole service, put together: what the HTTP app and the process around it need, and the order of coming
+and going.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ class Service:
         self.runs.release()
 
     async def close(self) -> None:
-        """What is in the store stays; a fold that is being done is finished, its round committed at the next start."""
+        """What is in the store stays; a fold that is being done is finished, its round committed at the next
+        start.
+        """
         self.release()
         if self._task is not None:
             self._task.cancel()
@@ -81,7 +85,7 @@ def _lock(settings: ServiceSettings) -> IO[bytes]:
     except BlockingIOError:
         file.close()
         raise InvalidSetting(
-            f"STATE_DIR {folder}: another aggregator is using it: stop that one, or choose another folder with --state-dir"
+            f"STATE_DIR {folder}: another aggregator uses it: stop that one, or choose another --state-dir"
         ) from None
     if not os.access(folder, os.W_OK):
         file.close()

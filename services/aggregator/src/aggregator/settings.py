@@ -1,4 +1,5 @@
-"""How the service is set up: environment variables, overridden by command-line options; nothing secret in either.
+"""How the service is set up: environment variables, overridden by command-line options; nothing secret in
+either.
 
 Each field's environment variable is its alias; tokens are in files (tokens.py).
 """

@@ -1,8 +1,8 @@
 """Who may do what: tokens kept in files, compared in constant time, sent as `Authorization: Bearer …`.
 
-Two files, generated with mode 0600 where absent: `join` lets a worker introduce itself, `admin` creates and stops
-runs. A worker's session token is `{worker id}.{HMAC-SHA256 of the id}` under a secret that is kept beside them: it
-names its worker, stays valid over restarts, and needs no table.
+Two files, generated with mode 0600 where absent: `join` lets a worker introduce itself, `admin` creates and
+stops runs. A worker's session token is `{worker id}.{HMAC-SHA256 of the id}` under a secret that is kept
+beside them: it names its worker, stays valid over restarts, and needs no table.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def _read_or_make(path: Path, kind: str) -> str:
         )
     if not _SHORTEST <= len(token) <= _LONGEST or any(not 33 <= ord(letter) <= 126 for letter in token):
         raise InvalidSetting(
-            f"{kind} token file {path}: holds no token ({_SHORTEST} to {_LONGEST} printable characters, no spaces): "
-            "delete it to have one made"
+            f"{kind} token file {path}: holds no token ({_SHORTEST} to {_LONGEST} printable characters, "
+            "no spaces): delete it to have one made"
         )
     return token
 

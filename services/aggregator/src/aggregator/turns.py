@@ -1,7 +1,8 @@
-"""One thing at a time: whatever changes the lab's state is a job in this queue, carried out by one task, in order.
+"""One thing at a time: whatever changes the lab's state is a job in this queue, carried out by one task, in
+order.
 
-A job may wait for the store; nothing else happens meanwhile. Who submits a job gets its result or its error, and may
-go away without stopping it.
+A job may wait for the store; nothing else happens meanwhile. Who submits a job gets its result or its error,
+and may go away without stopping it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Receiving an upload into the spool: bounded in size and in time.
 
-The body goes to a file of its own, never over a good one. Nothing is believed yet: files.check_… looks at it next.
+The body goes to a file of its own, never over a good one. Nothing is believed yet: files.check_… looks at it
+next.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ async def receive(request: Request, part: Path, bounds: Bounds) -> int:
         raise TooLarge(f"the body has {room} bytes, this order's arrays can take {bounds.nbytes}")
     if room == 0:
         raise Truncated("the body is empty: send the arrays as safetensors")
-    # The space is taken before it is written to: a memory map meets a full disk with SIGBUS, not with an error.
+    # The space is taken before it is written to: a memory map meets a full disk with SIGBUS, not an error.
     mapping = _make(part, room) if room <= SMALL else await asyncio.to_thread(_make, part, room)
     view = memoryview(mapping)
     try:

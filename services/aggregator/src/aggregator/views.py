@@ -1,4 +1,6 @@
-"""What people are shown of runs and workers: messages built on demand from what is in memory and in the store."""
+"""What people are shown of runs and workers: messages built on demand from what is in memory and in the
+store.
+"""
 
 from __future__ import annotations
 

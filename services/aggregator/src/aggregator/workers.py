@@ -1,7 +1,7 @@
 """Who is in the lab: joining, being heard, going silent, coming back.
 
-The table is pure bookkeeping over the injected clock; `conductor` tells the round machine and the store what changed.
-A worker's id belongs to its instance id for good, over restarts of the aggregator too.
+The table is pure bookkeeping over the injected clock; `conductor` tells the round machine and the store what
+changed. A worker's id belongs to its instance id for good, over restarts of the aggregator too.
 """
 
 from __future__ import annotations
@@ -41,14 +41,17 @@ class Worker:
 
 
 def check_version(protocol: object) -> None:
-    """Before anything else of a join is looked at: another version may look quite different. Raises IncompatibleVersion."""
+    """Before anything else of a join is looked at: another version may look quite different. Raises
+    IncompatibleVersion.
+    """
     if protocol == PROTOCOL:
         return
     remedy = (
         "update the worker" if isinstance(protocol, int) and protocol < PROTOCOL else "update the aggregator"
     )
     raise IncompatibleVersion(
-        f"the worker speaks protocol version {protocol!r}, this aggregator version {PROTOCOL}: {remedy} so that both are the same"
+        f"the worker speaks protocol version {protocol!r}, this aggregator version {PROTOCOL}: "
+        f"{remedy} so that both are the same"
     )
 
 
@@ -65,7 +68,7 @@ class Workers:
         self.instances[join.instance] = worker
 
     def admit(self, join: Join) -> Worker:
-        """The row of a worker that introduces itself, the same one for the same instance. Raises NotPossible."""
+        """The row of a worker that introduces itself: the same for the same instance. Raises NotPossible."""
         if join.pinned is not None:
             self._check_node_is_free(join)
         known = self.instances.get(join.instance)
@@ -112,6 +115,8 @@ class Workers:
             if row.pinned and row.node == join.node and row.join.instance != join.instance:
                 ago = self.clock.monotonic() - row.heard
                 raise NotPossible(
-                    f"node name {join.node} is taken by worker {row.id} on {row.join.host}, heard {ago:.0f} s ago: "
-                    f"give this node another name, or stop that worker (a dead one is let go after {self.lost_after:g} s)"
+                    f"node name {join.node} is taken by worker {row.id} on {row.join.host}, "
+                    f"heard {ago:.0f} s ago: "
+                    "give this node another name, or stop that worker "
+                    f"(a dead one is let go after {self.lost_after:g} s)"
                 )

@@ -1,1 +1,3 @@
-"""The HTTP endpoints under /v1, one module for each kind of caller. They check tokens and shapes, and decide nothing."""
+"""The HTTP endpoints under /v1, one module for each kind of caller. They check tokens and shapes, and decide
+nothing.
+"""

@@ -1,4 +1,4 @@
-"""What endpoints share: the service behind the app, whose token came along, and how OpenAPI is told about it."""
+"""What endpoints share: the service behind the app, whose token came along, how OpenAPI is told of it."""
 
 from __future__ import annotations
 

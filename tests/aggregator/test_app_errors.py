@@ -1,0 +1,147 @@
+"""What the HTTP surface refuses, and how it says so."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.anyio
+
+DIGEST = "0" * 64
+
+
+def told(reply, status, kind):
+    assert reply.status_code == status, reply.text
+    assert reply.headers["content-type"] == "application/problem+json"
+    body = reply.json()
+    assert body["status"] == status and body["type"] == kind
+    assert "\n" not in body["detail"] and body["detail"]
+    return body["detail"]
+
+
+async def test_health_and_readiness(open_lab):
+    async with open_lab() as lab:
+        assert (await lab.http.get("/healthz")).status_code == 200
+        assert (await lab.http.get("/readyz")).status_code == 200
+        lab.service.release()
+        assert (await lab.http.get("/healthz")).status_code == 200
+        assert (await lab.http.get("/readyz")).status_code == 503
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/join"),
+        ("POST", "/v1/poll"),
+        ("POST", "/v1/leave"),
+        ("GET", "/v1/runs/r/plan"),
+        ("GET", f"/v1/weights/{DIGEST}"),
+        ("GET", f"/v1/states/{DIGEST}"),
+        ("PUT", "/v1/orders/r.1.1.train.c0.1/update"),
+        ("POST", "/v1/orders/r.1.1.train.c0.1/result"),
+        ("POST", "/v1/runs"),
+        ("POST", "/v1/runs/r/stop"),
+        ("POST", "/v1/runs/r/resume"),
+    ],
+)
+async def test_a_wrong_or_missing_token_is_refused(open_lab, make_experiment, method, path):
+    bodies = {
+        "/v1/poll": {"holding": []},
+        "/v1/runs": {"experiment": make_experiment()},
+        "/v1/orders/r.1.1.train.c0.1/result": {"status": "done"},
+    }
+    async with open_lab() as lab:
+        for headers in ({}, {"Authorization": "Bearer nonsense"}, {"Authorization": "Basic abc"}):
+            reply = await lab.http.request(method, path, json=bodies.get(path), headers=headers)
+            told(reply, 401, "urn:roundtable:unauthorized")
+            assert reply.headers["www-authenticate"] == "Bearer"
+
+
+async def test_the_join_token_is_no_admin_token_and_no_session_token(open_lab, make_experiment):
+    async with open_lab() as lab:
+        join = {"Authorization": f"Bearer {lab.service.tokens.join}"}
+        reply = await lab.http.post("/v1/runs", json={"experiment": make_experiment()}, headers=join)
+        told(reply, 401, "urn:roundtable:unauthorized")
+        told(await lab.http.post("/v1/poll", json={}, headers=join), 401, "urn:roundtable:unauthorized")
+
+
+async def test_another_protocol_version_is_told_both_versions_before_its_fields_are_looked_at(open_lab):
+    async with open_lab() as lab:
+        headers = {"Authorization": f"Bearer {lab.service.tokens.join}"}
+        body = {"protocol": 7, "something": "new"}
+        detail = told(
+            await lab.http.post("/v1/join", json=body, headers=headers),
+            426,
+            "urn:roundtable:incompatible-version",
+        )
+        assert "7" in detail and "1" in detail and "update the aggregator" in detail
+        body = lab.worker().introduction(protocol=0)
+        reply = await lab.http.post("/v1/join", json=body, headers=headers)
+        assert "update the worker" in told(reply, 426, "urn:roundtable:incompatible-version")
+
+
+async def test_a_bad_field_is_named(open_lab, make_experiment):
+    async with open_lab() as lab:
+        headers = {"Authorization": f"Bearer {lab.service.tokens.join}"}
+        reply = await lab.http.post("/v1/join", json=lab.worker().introduction(cpus=0), headers=headers)
+        assert "cpus" in told(reply, 422, "urn:roundtable:invalid-input")
+        reply = await lab.http.post("/v1/join", content=b"{no", headers=headers)
+        assert "JSON" in told(reply, 422, "urn:roundtable:invalid-input")
+        body = make_experiment(rounds={"count": 0})
+        reply = await lab.http.post("/v1/runs", json={"experiment": body}, headers=lab.admin)
+        assert "experiment.rounds.count" in told(reply, 422, "urn:roundtable:invalid-input")
+        reply = await lab.http.post("/v1/runs", json={"experiment": body, "x": 1}, headers=lab.admin)
+        assert "x" in told(reply, 422, "urn:roundtable:invalid-input")
+
+
+async def test_unknown_paths_methods_runs_and_contents_are_problems_too(open_lab):
+    async with open_lab() as lab:
+        worker = await lab.joined()
+        told(await lab.http.get("/v2/nothing"), 404, "urn:roundtable:unknown")
+        told(await lab.http.delete("/v1/runs"), 405, "about:blank")
+        told(await lab.http.get("/v1/runs/none"), 404, "urn:roundtable:unknown")
+        told(await lab.http.get("/v1/runs/none/events"), 404, "urn:roundtable:unknown")
+        told(await lab.http.get("/v1/runs/none/ledger"), 404, "urn:roundtable:unknown")
+        told(await lab.http.get("/v1/runs/none/model"), 404, "urn:roundtable:unknown")
+        told(await lab.http.get("/v1/runs/none/model?which=worst"), 422, "urn:roundtable:invalid-input")
+        told(await lab.http.post("/v1/runs/none/stop", headers=lab.admin), 404, "urn:roundtable:unknown")
+        for digest in (DIGEST, "..%2F..%2Flab.sqlite", "A" * 64):
+            told(
+                await lab.http.get(f"/v1/weights/{digest}", headers=worker.headers),
+                404,
+                "urn:roundtable:unknown",
+            )
+        for order in ("x", "r.1.1.train.c0.1", "r.1.1.train.c0.99999999999"):
+            reply = await lab.http.put(f"/v1/orders/{order}/update", content=b"x", headers=worker.headers)
+            assert reply.status_code in (404, 409)
+
+
+async def test_json_bodies_are_bounded_whatever_they_say_of_their_length(open_lab):
+    async with open_lab() as lab:
+        worker = await lab.joined()
+        body = json.dumps({"holding": ["x" * (1 << 20)]}).encode()
+        reply = await lab.http.post("/v1/poll", content=body, headers=worker.headers)
+        told(reply, 413, "urn:roundtable:too-large")
+
+        async def pieces():
+            for start in range(0, len(body), 1 << 16):
+                yield body[start : start + (1 << 16)]
+
+        reply = await lab.http.post("/v1/poll", content=pieces(), headers=worker.headers)
+        assert reply.status_code == 413
+
+
+async def test_a_fault_of_ours_is_a_problem_without_a_traceback(open_lab, monkeypatch):
+    async with open_lab() as lab:
+        monkeypatch.setattr(lab.service.reception, "views", lambda: 1 / 0)
+        detail = told(await lab.http.get("/v1/workers"), 500, "urn:roundtable:error")
+        assert "division" not in detail
+
+
+async def test_the_api_describes_itself_with_its_tokens(open_lab):
+    async with open_lab() as lab:
+        schema = (await lab.http.get("/openapi.json")).json()
+        assert schema["paths"]["/v1/poll"]["post"]["security"] == [{"session token": []}]
+        assert set(schema["components"]["securitySchemes"]) == {"join token", "session token", "admin token"}
+        assert schema["paths"]["/v1/orders/{order}/update"]["put"]["requestBody"]["required"]

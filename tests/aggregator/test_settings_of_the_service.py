@@ -1,0 +1,38 @@
+"""Environment and options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from aggregator.settings import load
+from roundtable.errors import InvalidSetting
+
+
+def test_defaults_stay_on_this_machine(monkeypatch):
+    for name in ("AGGREGATOR_HOST", "AGGREGATOR_PORT", "STATE_DIR", "LOST_AFTER"):
+        monkeypatch.delenv(name, raising=False)
+    settings = load()
+    assert (settings.host, settings.port, settings.lost_after) == ("127.0.0.1", 8080, 15.0)
+    assert settings.join_token == Path("state/tokens/join")
+
+
+def test_options_win_over_the_environment_and_nothing_does_not(monkeypatch):
+    monkeypatch.setenv("AGGREGATOR_PORT", "1234")
+    monkeypatch.setenv("STATE_DIR", "elsewhere")
+    monkeypatch.setenv("ADMIN_TOKEN_FILE", "/run/secrets/admin")
+    settings = load(port=0, state_dir=None)
+    assert (settings.port, settings.state_dir) == (0, Path("elsewhere"))
+    assert settings.admin_token == Path("/run/secrets/admin")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("LOST_AFTER", "soon"), ("LOST_AFTER", "-1"), ("AGGREGATOR_PORT", "70000"), ("LOG_LEVEL", "loud")],
+)
+def test_a_bad_value_is_one_line_with_its_name_and_what_was_found(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidSetting) as caught:
+        load()
+    assert name in str(caught.value) and value in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -12,8 +12,12 @@ from types import FrameType
 
 def main() -> None:
     """Run `lab` and exit with its code."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGHUP, _interrupt)
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+        signal.SIGHUP,
+    ):  # SIGINT too: a script's background job ignores it
+        signal.signal(number, _interrupt)
     try:
         from lab.commands import run_app
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from roundtable.codec import decode
-from roundtable.errors import InvalidPayload, InvalidSetting, ShapeMismatch
+from roundtable.errors import InvalidSetting, ShapeMismatch
 from roundtable.experiment import Experiment
+from roundtable.layout import DTYPES, read_header
 from roundtable.types import RunId
 from roundtable.weights import ArraySpec, Manifest, Weights
 
@@ -48,16 +47,13 @@ def export(api: Api, run: RunId, experiment: Experiment, which: str, target: Pat
 
 
 def read_weights(body: bytes) -> Weights:
-    """The group `weights` of an exported file, checked against the manifest in its metadata."""
-    try:
-        (length,) = np.frombuffer(body, "<u8", 1)
-        metadata = json.loads(body[8 : 8 + int(length)])["__metadata__"]
-        arrays = tuple(
-            ArraySpec(**{**spec, "shape": tuple(spec["shape"])}) for spec in json.loads(metadata["manifest"])
-        )
-    except (ValueError, KeyError, TypeError):
-        raise InvalidPayload("the aggregator's file has no manifest: use the same version of both") from None
-    return decode(body, {"weights": Manifest(arrays)}).groups["weights"]
+    """The group `weights` of an exported file. It does not say which arrays are trained: all are taken to be."""
+    entries = read_header(body).entries
+    names = sorted(name for name in entries if name.startswith("weights/"))
+    arrays = [
+        ArraySpec(name.split("/")[-1], entries[name].shape, DTYPES[entries[name].code]) for name in names
+    ]
+    return decode(body, {"weights": Manifest(tuple(arrays))}).groups["weights"]
 
 
 def _save_keras(experiment: Experiment, folders: Folders, weights: Weights, target: Path) -> None:

@@ -125,7 +125,10 @@ def native(folders: Folders, *, port: int = 0) -> Iterator[Native]:
 
 
 def attached(folders: Folders) -> Api | None:
-    """The lab that is up on these folders, started by another `lab`; None where there is none."""
+    """The lab that is up on these folders, started by another `lab`; None where there is none.
+
+    Raises Unreachable while it is starting.
+    """
     path = folders.state / "lab.json"
     try:
         file = path.open("r+", encoding="utf-8")
@@ -137,7 +140,7 @@ def attached(folders: Folders) -> Api | None:
         try:
             url = str(json.load(file)["url"])
         except (ValueError, KeyError):
-            return None  # just starting
+            raise Unreachable(f"a lab is just starting on {folders.runs}/: try again in a moment") from None
     return Api(url, read_token(folders.state / "tokens" / "admin"))
 
 

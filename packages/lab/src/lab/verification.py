@@ -46,18 +46,38 @@ def of_ledger(run: RunView, entries: Any) -> Verdict:
 
 
 def of_files(run: RunId, folders: Folders) -> Verdict:
-    """Everything, in a process of the aggregator's. Raises RoundtableError when it cannot even begin."""
+    """Everything, in a process of the aggregator's. Raises RoundtableError when it cannot even begin.
+
+    The head that a finished run's result.json names is held against the ledger: a chain alone cannot show that all
+    of it was rewritten.
+    """
     command = [sys.executable, "-m", "aggregator.verify", run, "--state-dir", str(folders.state), "--json"]
+    command += _known_head(folders.runs / run)
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT, check=False)
     try:
         body = json.loads(done.stdout)
     except ValueError:
         lines = done.stderr.strip().splitlines()
-        raise RoundtableError(
-            f"{run} cannot be verified: {lines[-1] if lines else 'no reason was given'}"
-        ) from None
-    return Verdict(done.returncode == 0, tuple(_words(body)), body)
+        raise RoundtableError(f"{run} cannot be verified: {lines[-1] if lines else 'no reason'}") from None
+    return Verdict(bool(body["holds"]), tuple(_words(body)), body)
+
+
+def _known_head(folder: Path) -> list[str]:
+    if not (folder / "result.json").exists():
+        return []
+    result = results.read(folder)
+    return ["--head", result.ledger_head] if result.state == "finished" and result.ledger_head else []
 
 
 def _words(body: Any) -> list[str]:
-    return [f"{key}: {value}" for key, value in body.items()]
+    lines = [
+        f"{body['run']}: {body['rounds']} rounds, ledger's head {body['head'] or 'unknown'}",
+        f"  {_count(body['files'], 'kept file')} compared with their hashes",
+        f"  {_count(len(body['folded']), 'round')} folded again from kept updates, to the same bits",
+    ]
+    lines += [f"  PROBLEM: {problem}" for problem in body["problems"]]
+    return [*lines, "  everything holds" if body["holds"] else "  this run does NOT hold"]
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"

@@ -1,0 +1,354 @@
+"""`lab` as its users run it: real processes from the command to the results, and what happens when things die."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+from lab import results
+from lab.export import read_weights
+from lab.native import Folders, native
+from roundtable import experiment as experiments
+from roundtable.codec import content_hash
+
+pytestmark = pytest.mark.xdist_group("lab-processes")
+
+SMALL = """
+name = "small"
+task = "digits"
+seed = 3
+[clients]
+count = 4
+[training]
+learning_rate = 0.3
+[rounds]
+count = 12
+[keep]
+updates = "last:2"
+"""
+LAB = [sys.executable, "-c", "from lab.cli import main; main()"]
+ENVIRONMENT = os.environ | {"LOST_AFTER": "3", "COLUMNS": "100"}
+
+
+@dataclass
+class Running:
+    """A `lab` command under way, whose lines can be waited for."""
+
+    process: subprocess.Popen[str]
+    lines: list[str] = field(default_factory=list)
+    news: threading.Condition = field(default_factory=threading.Condition)
+
+    def read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self.news:
+                self.lines.append(line.rstrip("\n"))
+                self.news.notify_all()
+
+    def wait_for(self, words: str, seconds: float = 60.0) -> None:
+        with self.news:
+            seen = self.news.wait_for(lambda: any(words in line for line in self.lines), seconds)
+        assert seen, f"no {words!r} within {seconds} s in {self.lines}"
+
+    def end(self, seconds: float = 60.0) -> str:
+        """Wait for its end; all it has written, stderr included."""
+        self.process.wait(seconds)
+        self.reader.join(10)
+        return "\n".join(self.lines)
+
+    reader: threading.Thread = field(default_factory=threading.Thread)
+
+
+def begin(*arguments: str | Path) -> Running:
+    process = subprocess.Popen(
+        [*LAB, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    running = Running(process)
+    running.reader = threading.Thread(target=running.read, daemon=True)
+    running.reader.start()
+    return running
+
+
+def lab(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*LAB, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        timeout=100,
+        check=False,
+    )
+
+
+def children_of(runs: Path) -> list[psutil.Process]:
+    """Aggregators and workers that belong to this folder, found by what they were started with."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if str(runs) in " ".join([*process.cmdline(), process.environ().get("JOIN_TOKEN_FILE", "")]):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
+
+
+@dataclass
+class Finished:
+    runs: Path
+    experiment: Path
+    run: str
+    body: dict[str, object]
+
+    @property
+    def folder(self) -> Path:
+        return self.runs / self.run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """An undisturbed run."""
+    home = tmp_path_factory.mktemp("lab")
+    file = home / "small.toml"
+    file.write_text(SMALL)
+    done = lab("run", file, "--workers", "2", "--runs-dir", home / "runs", "--json")
+    assert done.returncode == 0, done.stderr
+    body = json.loads(done.stdout)
+    return Finished(home / "runs", file, body["run"], body)
+
+
+def test_a_run_leaves_a_complete_folder_and_no_process(finished: Finished) -> None:
+    assert children_of(finished.runs) == []
+    names = {path.name for path in finished.folder.iterdir()}
+    assert names == {"experiment.toml", "result.json", "rounds.csv", "report.html", "logs"}
+    result = results.read(finished.folder)
+    assert finished.body["final"] == json.loads(result.final.model_dump_json())
+    assert (finished.runs / "latest").resolve() == finished.folder.resolve()
+    assert result.final.rounds == 12
+    assert result.final.accuracy is not None
+    assert result.final.accuracy > 0.8
+    assert result.startup.first_order is not None
+    assert 0 < result.startup.first_order < 60
+    assert {worker.node for worker in result.workers} == {"worker-1", "worker-2"}
+    assert all(set(record.participants) == {0, 1, 2, 3} for record in result.rounds)
+    assert result.environment.packages["tensorflow"]
+    assert experiments.load(finished.folder / "experiment.toml") == experiments.load(finished.experiment)
+
+
+def test_the_same_experiment_shows_the_run_that_it_has(finished: Finished) -> None:
+    done = lab("run", finished.experiment, "--runs-dir", finished.runs)
+    assert done.returncode == 0, done.stderr
+    assert finished.run in done.stdout
+    assert "--again starts anew" in done.stdout
+    listed = json.loads(lab("runs", "--runs-dir", finished.runs, "--json").stdout)
+    assert [view["id"] for view in listed] == [finished.run]
+
+
+def test_verify_holds_and_notices_a_changed_byte(finished: Finished, tmp_path: Path) -> None:
+    done = lab("verify", "latest", "--runs-dir", finished.runs)
+    assert done.returncode == 0, done.stdout + done.stderr
+    copy = tmp_path / "runs"
+    shutil.copytree(finished.runs, copy, symlinks=True)
+    kept = [
+        path
+        for path in (copy / ".aggregator" / "runs").rglob("*")
+        if path.is_file() and path.stat().st_size > 5000
+    ]
+    spoiled = max(kept, key=lambda path: path.stat().st_size)
+    body = bytearray(spoiled.read_bytes())
+    body[-3] ^= 1
+    spoiled.chmod(0o644)
+    spoiled.write_bytes(body)
+    done = lab("verify", finished.run, "--runs-dir", copy)
+    assert done.returncode == 1, done.stdout + done.stderr
+
+
+def test_export_gives_the_weights_of_the_final_hash(finished: Finished, tmp_path: Path) -> None:
+    target = tmp_path / "model.safetensors"
+    done = lab("export", finished.run, target, "--runs-dir", finished.runs)
+    assert done.returncode == 0, done.stderr
+    weights = read_weights(target.read_bytes())
+    final = finished.body["final"]
+    assert isinstance(final, dict)
+    assert content_hash({"weights": weights}) == final["weights_hash"]
+
+
+def test_the_exported_keras_model_has_the_run_s_accuracy(finished: Finished, tmp_path: Path) -> None:
+    target = tmp_path / "model.keras"
+    done = lab("export", "latest", target, "--runs-dir", finished.runs)
+    assert done.returncode == 0, done.stderr
+    script = (
+        "import sys, keras, numpy as np; from pathlib import Path; from roundtable.tasks import find;"
+        "data = find('digits', {}, Path('tasks')).task.load(Path('datasets'));"
+        "model = keras.models.load_model(sys.argv[1]);"
+        "print(float(np.mean(model.predict(data.x_test, verbose=0).argmax(-1) == data.y_test)))"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", script, str(target)], capture_output=True, text=True, check=True, timeout=100
+    )
+    final = finished.body["final"]
+    assert isinstance(final, dict)
+    assert float(told.stdout.split()[-1]) == pytest.approx(final["accuracy"], abs=1e-6)
+
+
+def test_a_replay_ends_with_the_same_weights(finished: Finished) -> None:
+    done = lab("replay", finished.run, "--workers", "1", "--runs-dir", finished.runs, "--no-live")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"the same weights as {finished.run}" in done.stdout
+
+
+def test_ctrl_c_leaves_nothing_and_resume_ends_with_the_same_weights(
+    finished: Finished, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    running = begin("run", finished.experiment, "--workers", "2", "--runs-dir", runs)
+    running.wait_for(" in", 90)  # the first round's line
+
+    status = lab("status", "--runs-dir", runs)
+    assert status.returncode == 0, status.stderr
+    assert "worker-2" in status.stdout
+    second = lab("run", finished.experiment, "--runs-dir", runs)
+    assert (second.returncode, second.stderr.count("\n")) == (2, 1)
+    assert "another lab is using" in second.stderr
+
+    before = time.monotonic()
+    running.process.send_signal(signal.SIGINT)
+    said = running.end(10)
+    assert time.monotonic() - before < 3
+    assert children_of(runs) == []
+    assert running.process.returncode == 130
+    listed = json.loads(lab("runs", "--runs-dir", runs, "--json").stdout)
+    assert f"lab resume {listed[0]['id']}" in said
+    assert "Traceback" not in said
+
+    done = lab("resume", "latest", "--workers", "1", "--runs-dir", runs, "--json")
+    assert done.returncode == 0, done.stderr
+    final = finished.body["final"]
+    assert isinstance(final, dict)
+    assert json.loads(done.stdout)["final"]["weights_hash"] == final["weights_hash"]
+
+
+@pytest.mark.parametrize("after", ["starting the aggregator", "TensorFlow is being imported"])
+def test_ctrl_c_while_starting_leaves_nothing(finished: Finished, tmp_path: Path, after: str) -> None:
+    runs = tmp_path / "runs"
+    running = begin("run", finished.experiment, "--workers", "2", "--runs-dir", runs)
+    running.wait_for(after)
+    before = time.monotonic()
+    running.process.send_signal(signal.SIGINT)
+    said = running.end(10)
+    assert time.monotonic() - before < 3
+    assert running.process.returncode == 130
+    assert "Traceback" not in said
+    assert children_of(runs) == []
+
+
+def test_children_go_when_lab_is_killed(finished: Finished, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    running = begin("run", finished.experiment, "--workers", "1", "--runs-dir", runs)
+    running.wait_for("TensorFlow is being imported")
+    left = children_of(runs)
+    running.process.kill()
+    running.end()
+    _, alive = psutil.wait_procs(
+        [process for process in left if process.pid != running.process.pid], timeout=10
+    )
+    assert alive == []
+
+
+def test_a_worker_that_dies_is_shown_and_the_run_goes_on(finished: Finished, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    running = begin("run", finished.experiment, "--workers", "2", "--runs-dir", runs)
+    running.wait_for(" in", 90)
+    one(runs, "worker-2").kill()
+    said = running.end(90)
+    assert running.process.returncode == 0, said
+    assert "! worker-2 was killed by signal 9" in said
+    final = finished.body["final"]
+    assert isinstance(final, dict)
+    assert results.read(runs / "latest").final.weights_hash == final["weights_hash"]
+
+
+def test_when_every_worker_has_died_the_command_ends_with_one_line(
+    finished: Finished, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    running = begin("run", finished.experiment, "--workers", "1", "--runs-dir", runs)
+    running.wait_for("TensorFlow is being imported")
+    one(runs, "worker-1").kill()
+    said = running.end(20)
+    assert running.process.returncode == 1, said
+    assert "lab: every worker has died" in said
+    assert "lab resume" in said
+
+
+def test_when_the_aggregator_dies_the_command_ends_with_one_line(finished: Finished, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    running = begin("run", finished.experiment, "--workers", "1", "--runs-dir", runs)
+    running.wait_for("TensorFlow is being imported")
+    next(child for child in children_of(runs) if "aggregator" in child.cmdline()).kill()
+    said = running.end(20)
+    assert running.process.returncode == 3, said
+    assert "lab: the aggregator was killed by signal 9" in said
+    assert children_of(runs) == []
+
+
+def one(runs: Path, node: str) -> psutil.Process:
+    return next(child for child in children_of(runs) if child.environ().get("NODE_NAME") == node)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """An aggregator without workers, as if on another machine: its address and its admin token's file."""
+    with native(Folders(runs=tmp_path / "elsewhere")) as up:
+        yield up.url, tmp_path / "elsewhere" / ".aggregator" / "tokens" / "admin"
+
+
+def test_a_wrong_or_missing_token_is_one_line(
+    elsewhere: tuple[str, Path], finished: Finished, tmp_path: Path
+) -> None:
+    url, _ = elsewhere
+    wrong = tmp_path / "wrong"
+    wrong.write_text("not-the-token-of-this-aggregator\n")
+    for options, words in (
+        (["--admin-token-file", wrong], "not the aggregator's admin token"),
+        (["--admin-token-file", tmp_path / "nowhere"], "No such file"),
+        ([], "admin"),
+    ):
+        done = lab("run", finished.experiment, "--url", url, "--runs-dir", tmp_path / "runs", *options)
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.startswith("lab: ")
+        assert done.stderr.count("\n") == 1
+        assert words in done.stderr
+
+
+def test_watching_a_lab_elsewhere_can_stop_while_the_run_goes_on(
+    elsewhere: tuple[str, Path], finished: Finished, tmp_path: Path
+) -> None:
+    url, token = elsewhere
+    running = begin(
+        "run", finished.experiment, "--url", url, "--admin-token-file", token, "--runs-dir", tmp_path / "runs"
+    )
+    running.wait_for("worker")  # what it waits for
+    running.process.send_signal(signal.SIGINT)
+    said = running.end(10)
+    assert running.process.returncode == 130
+    assert "goes on there" in said
+    listed = json.loads(lab("runs", "--url", url, "--json").stdout)
+    assert [view["state"] for view in listed] == ["waiting"]
+    stopped = lab("stop", listed[0]["id"][:12], "--url", url, "--admin-token-file", token)
+    assert stopped.returncode == 0, stopped.stderr
+    assert json.loads(lab("runs", "--url", url, "--json").stdout)[0]["state"] == "stopped"

@@ -17,11 +17,10 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 import uvicorn
+from aggregator import problems, receive
 from fastapi import FastAPI, Request, Response
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from aggregator import problems, receive
 from roundtable.errors import Truncated
 
 LIMIT = 8 * 2**20

@@ -62,7 +62,7 @@ def ours_of(elements: int, rounds: int, durability: str, folder: Path) -> tuple[
         run = carried_out(lab, experiment)
         times = [record.committed for record in run.history]  # round 0 is the first weights
         weights = final_weights(lab, run, stand_in.manifest(elements))
-    return list(np.diff(times)), weights
+    return np.diff(times).tolist(), weights
 
 
 @contextmanager

@@ -14,7 +14,6 @@ import threading
 import time
 
 import numpy as np
-
 from roundtable.types import Float32
 
 STEP = np.float32(0.001)

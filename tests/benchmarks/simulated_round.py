@@ -50,7 +50,7 @@ def measure(rounds: int, warm_up: int) -> Figure:
             lab.start_workers(WORKERS)
             history = carried_out(lab, _experiment(total)).history
     # The first rounds trace the functions; the last one is evaluated after its commit.
-    ours = list(np.diff([record.committed for record in history]))[warm_up:]
+    ours = np.diff([record.committed for record in history]).tolist()[warm_up:]
     reference, accuracy = _reference(_experiment(total), warm_up)
     own = history[-1].accuracy
     if own is None or abs(own - accuracy) > _SAME:

@@ -23,12 +23,12 @@ from typing import Any, Final, TypeAlias
 
 import httptools
 import uvicorn
+from roundtable.errors import TooLarge, Truncated
+from roundtable.types import Seconds
 from starlette.requests import ClientDisconnect, Request
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from aggregator.logs import note
-from roundtable.errors import TooLarge, Truncated
-from roundtable.types import Seconds
 
 EXTENSION: Final = "roundtable.receive"
 LINGER: Final = 30.0  # seconds that a refused body may go on coming before its connection is cut
@@ -159,7 +159,6 @@ class Intake:
             for timer in (watch, limit):
                 if timer:
                     timer.cancel()
-        cycle.more_body = False
         return self.at
 
     def moved(self, nbytes: int) -> None:
@@ -260,7 +259,7 @@ class _Direct(HttpToolsProtocol):
         if intake.at == intake.length:
             self.intake = None
             intake.finish()
-            self._stop_lingering()
+            self.on_message_complete()  # as the parser would have called it
 
     def on_message_complete(self) -> None:
         super().on_message_complete()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -49,13 +50,13 @@ class LocalTraining:
         x: Array,
         y: Array,
     ) -> None:
-        """x [n, …], y [n, …]: the data set. `metrics`: the names, of those the task measures, to be told
-        of."""
+        """x [n, …], y [n, …]: the data set. `metrics`: names, of those the task measures, to report."""
         import tensorflow as tf
 
         self._model, self._measure, self._metrics = model, measure, ("loss", *metrics)
         self._training, self._objective = training, objective
         self._optimizer = optimizer_of(training)
+        self._watcher = ThreadPoolExecutor(1, "watch-training")
         self.traces = 0
         with tf.device("CPU"):  # an accelerator is given an epoch at a time, never the data set
             self._x, self._y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
@@ -101,24 +102,26 @@ class LocalTraining:
 
     @contextmanager
     def _watching(self, stop: Callable[[], bool]) -> Iterator[None]:
-        """While the graph runs, this thread cannot ask; another one does, and the loop reads what it
-        found."""
-        done = threading.Event()
+        """While the graph runs, this thread cannot ask; another does, and the loop reads what it found.
+
+        Neither waits for the other: on a busy machine that would cost more than a small client's training."""
+        done, settled = threading.Event(), threading.Lock()
 
         def watch() -> None:
             while not done.wait(STOP_SECONDS):
                 if stop():
-                    self._stopped.assign(True)
+                    with settled:
+                        if not done.is_set():  # or it would stop the next client's training
+                            self._stopped.assign(True)
                     return
 
         self._stopped.assign(stop())
-        watcher = threading.Thread(target=watch, name="watch-training", daemon=True)
-        watcher.start()
+        self._watcher.submit(watch)
         try:
             yield
         finally:
-            done.set()
-            watcher.join()
+            with settled:
+                done.set()
 
     # --- in the graph
 

@@ -233,7 +233,7 @@ class Interleaving(RuleBasedStateMachine):
         others = {worker for worker, key in self.desk if key == give.key} - {give.worker}
         assert not others, "two workers hold one order"
         last = self.disk.issued.get(give.key, Issued(0, ""))
-        assert give.attempt == last.attempt + 1 or (give.attempt, give.worker) == last
+        assert give.attempt > last.attempt or (give.attempt, give.worker) == last
         if self.settings.pinned and give.key.client >= 0:
             assert self.disk.nodes[NODES[give.worker]] == give.key.client
         if give.key.kind == "train":
@@ -568,7 +568,7 @@ class Interleaving(RuleBasedStateMachine):
 
 TestInterleaving = Interleaving.TestCase
 TestInterleaving.settings = hypothesis_settings(
-    max_examples=120,
+    max_examples=100,
     stateful_step_count=50,
     deadline=None,
     phases=[each for each in HypothesisPhase if each is not HypothesisPhase.explain],  # slow

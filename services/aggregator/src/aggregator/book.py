@@ -5,7 +5,7 @@ Bookkeeping for `rounds`, which decides what is wanted, and `dealing`, which fin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
@@ -53,6 +53,13 @@ class Book:
         self.idle[key.kind].discard(key)
         self.held.setdefault(worker, set()).add(key)
         return Give(worker, key, order.attempt)
+
+    def reopen(self, key: Key, present: Collection[WorkerId]) -> None:
+        """It did not get in after all: whoever sent it holds it still."""
+        self.want([key])
+        worker = self.open[key].worker
+        if worker is not None and worker in present:
+            self.give(key, worker)
 
     def spoil(self, key: Key) -> Withdraw | None:
         """Its latest attempt is over without a result; it is still wanted."""

@@ -492,14 +492,15 @@ class Rounds:
         if scoring is not None and key in scoring.accepted:
             scoring.accepted.discard(key)
             scoring.open += 1
-            self._book.want([key])
+            self._book.reopen(key, self._staff.present)
         elif key.kind == "initialize" and under.number == 0 and self._first is not None:
             self._first = None
             self._paused_in = Phase.INITIALIZING
-            self._book.want([key])
+            self._book.reopen(key, self._staff.present)
         elif key == under.key(key.client) and key.client in under.accepted:
             del under.accepted[key.client]
             self._paused_in = Phase.TRAINING
+            self._book.reopen(key, self._staff.present)
             missing = [under.key(client) for client in under.cohort if client not in under.accepted]
             self._book.want(key for key in missing if key not in self._book.open)
 

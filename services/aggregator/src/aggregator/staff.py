@@ -25,11 +25,11 @@ class Staff:
         self.moved = False  # homes changed since they were last told
         self.fit: list[WorkerId] = []  # present and not unfit, sorted
         self.unfit: dict[WorkerId, str] = {}  # present, but they refused this run: why
-        self._present: dict[WorkerId, WorkerArrived] = {}
+        self.present: dict[WorkerId, WorkerArrived] = {}
 
     def arrive(self, worker: WorkerArrived) -> None:
         """Whatever it refused before, it may be asked again."""
-        self._present[worker.worker] = worker
+        self.present[worker.worker] = worker
         self.unfit.pop(worker.worker, None)
         if worker.pinned:
             self.joined.add(worker.node)
@@ -37,18 +37,18 @@ class Staff:
 
     def leave(self, worker: WorkerId) -> bool:
         """Whether it was there."""
-        known = self._present.pop(worker, None) is not None
+        known = self.present.pop(worker, None) is not None
         self.unfit.pop(worker, None)
         self._count()
         return known
 
     def refuse(self, worker: WorkerId, why: str) -> None:
-        if worker in self._present:
+        if worker in self.present:
             self.unfit[worker] = why
             self._count()
 
     def _count(self) -> None:
-        self.fit = sorted(worker for worker in self._present if worker not in self.unfit)
+        self.fit = sorted(worker for worker in self.present if worker not in self.unfit)
 
     # --- clients -----------------------------------------------------------------------------------------
 
@@ -72,9 +72,7 @@ class Staff:
         """
         before = self.homes
         if self.pinned:
-            hosts = {
-                self._present[worker].node: worker for worker in self.fit if self._present[worker].pinned
-            }
+            hosts = {self.present[worker].node: worker for worker in self.fit if self.present[worker].pinned}
             self.homes = {client: hosts[node] for node, client in self.nodes.items() if node in hosts}
         elif self.fit:
             here = dict.fromkeys(self.fit, 0)

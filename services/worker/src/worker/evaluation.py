@@ -2,7 +2,8 @@
 clients.
 
 One traced function for a batch; its sums are added in float64, in order, so that the same examples give the
-same bits whoever computes them."""
+same bits whoever computes them.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +63,8 @@ class Evaluation:
 
     def __init__(self, model: Model, measure: Measure, name: str, x: Array, y: Array) -> None:
         """x, y: any examples of the task, for their shapes and dtypes. Raises InvalidTask where its parts do
-        not fit."""
+        not fit.
+        """
         import tensorflow as tf
 
         self._model, self._measure = model, measure

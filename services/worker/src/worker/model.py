@@ -2,7 +2,8 @@
 
 One Keras model a run, for its structure and its first weights only; its own variables are never trained.
 Weights are `model.weights` in Keras's order, which leaves out the state of random generators: that is seeded
-for each use."""
+for each use.
+"""
 
 from __future__ import annotations
 
@@ -38,10 +39,17 @@ class Model:
         self._trainable_places = [place[id(variable)] for variable in self._keras.trainable_variables]
         # What Keras calls non-trainable is batch statistics, which are weights, and generators' states.
         self._fixed_places = [place.get(id(variable)) for variable in self._keras.non_trainable_variables]
-        self._generator_dtypes = [
-            variable.dtype for variable in self._keras.non_trainable_variables if id(variable) not in place
+        generators = [
+            variable for variable in self._keras.non_trainable_variables if id(variable) not in place
         ]
-        self.generators = len(self._generator_dtypes)
+        self._generator_dtypes = [variable.dtype for variable in generators]
+        self.generators = len(generators)
+        for variable in generators:
+            if tuple(variable.shape) != (2,):
+                raise InvalidTask(
+                    f"task {name}: model() holds {variable.path}, neither a weight nor a random generator's "
+                    "state: keep metrics and losses out of the model"
+                )
         for variable in self._weights:
             if variable.dtype != "float32":
                 raise InvalidTask(
@@ -84,7 +92,8 @@ class Model:
         training: bool,
     ) -> tuple[Tensor, Tensors, Tensors, Tensors]:
         """In a graph: x [b, …] → (predictions, others after it, generator states after it, regularization
-        losses)."""
+        losses).
+        """
         weights = self.join(trainable, others)
         waiting = iter(states)
         fixed = [next(waiting) if place is None else weights[place] for place in self._fixed_places]

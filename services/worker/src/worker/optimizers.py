@@ -1,5 +1,6 @@
 """The local optimizers, as arithmetic on tensors: Keras's formulas without its variables, so nothing outlives
-a call."""
+a call.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """What data a client has: the one place where portable and pinned clients differ.
 
 A portable client's partition is a pure function of (task, partitioner, seed, client); only its indices are
-kept, never a copy of its examples. A pinned client has all of its node's own folder."""
+kept, never a copy of its examples. A pinned client has all of its node's own folder.
+"""
 
 from __future__ import annotations
 

@@ -6,8 +6,11 @@ The first call imports TensorFlow, which takes seconds; importing this module do
 from __future__ import annotations
 
 import os
+from typing import Any
 
+import numpy as np
 from roundtable.errors import InvalidSetting
+from roundtable.types import Array
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported: errors only
 
@@ -48,7 +51,8 @@ def configure_threads(intra: int, inter: int) -> None:
 
 def accelerator() -> str | None:
     """What TensorFlow computes on besides the CPU, as in "GPU: NVIDIA …"; None where there is nothing
-    else."""
+    else.
+    """
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
@@ -56,3 +60,15 @@ def accelerator() -> str | None:
         return None
     name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "unknown")
     return f"GPU: {name}" + (f" ×{len(gpus)}" if len(gpus) > 1 else "")
+
+
+def resident(array: Array) -> tuple[Any, Array]:
+    """An array in TensorFlow's own memory, on the CPU: the tensor, and a read-only numpy view of it.
+
+    A data set is held once so, and not twice; an accelerator is given parts of it, never the whole.
+    """
+    import tensorflow as tf
+
+    with tf.device("CPU"):
+        tensor = tf.convert_to_tensor(array)
+    return tensor, np.asarray(memoryview(tensor))

@@ -27,13 +27,15 @@ def shuffles(
 
 def generator_states(count: int, seed: int, round_number: int, client: ClientId) -> npt.NDArray[np.int64]:
     """What a model's random generators (dropout and its like) start from: int64 [count, 2], each below
-    2³¹."""
+    2³¹.
+    """
     return _draw(seed, round_number, client, _GENERATORS).integers(0, 2**31, (count, 2), np.int64)
 
 
 def held_out(indices: Int64, share: float, seed: int, client: ClientId) -> tuple[Int64, Int64]:
     """A client's examples as (to train on, held out), both sorted. ⌊share · n⌋ are held out, never all of
-    them."""
+    them.
+    """
     count = int(share * len(indices))
     if not count:
         return indices, indices[:0]

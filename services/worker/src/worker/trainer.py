@@ -2,13 +2,14 @@
 weights.
 
 One trainer a run: it holds the task's data, one Keras model and the traced functions. Not for two threads at
-once."""
+once.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
@@ -24,7 +25,7 @@ from roundtable.weights import Manifest, Weights
 from worker import partitions
 from worker.evaluation import Evaluation, Measure
 from worker.model import Model
-from worker.runtime import accelerator, configure_threads
+from worker.runtime import accelerator, configure_threads, resident
 from worker.seeds import generator_states, shuffles
 from worker.training import Local, LocalTraining
 
@@ -35,7 +36,8 @@ __all__ = ["Trained", "Trainer", "accelerator", "configure_threads"]
 class Trained:
     """One client's local training. `update` is local − global; `broadcast` the change of it, and `state` the
     client's new one, where the objective has them. `loss` and `metrics` are means over the last local epoch's
-    examples."""
+    examples.
+    """
 
     update: Weights
     broadcast: Weights | None
@@ -53,15 +55,19 @@ class Trainer:
         self, plan: Plan, tasks_dir: Path, datasets_dir: Path, pinned_dir: Path | None, node: str
     ) -> None:
         """Loads the task and its data, and builds the model. Raises InvalidTask, InvalidData, InvalidSetting
-        (threads) or InvalidExperiment (data that cannot be split so)."""
+        (threads) or InvalidExperiment (data that cannot be split so).
+        """
         self._experiment = experiment = plan.experiment
         found = find(experiment.task, experiment.task_options, tasks_dir)
         self._task, self.task_hash = found.task, found.hash
         configure_threads(experiment.training.threads.intra, experiment.training.threads.inter)
-        self._data = partitions.read(
+        data = partitions.read(
             found.task, experiment, datasets_dir, pinned_dir, plan.pinned_clients.get(node)
         )
-        self.data_hash: Digest = self._data.data_hash
+        self._x, x = resident(data.x)
+        self._y, y = resident(data.y)
+        self._data = replace(data, x=x, y=y)
+        self.data_hash: Digest = data.data_hash
         self._model = Model(found.task, experiment.task, experiment.seed)
         self._manifest = self._model.manifest
         self._measure = Measure(found.task, experiment.task)
@@ -144,7 +150,8 @@ class Trainer:
 
     def evaluate(self, weights: Weights, shard: int | None, client: ClientId | None) -> Evaluated:
         """Sums over a shard of the test set, or over a client's held-out examples, or over the whole test
-        set."""
+        set.
+        """
         began = time.perf_counter()
         x, y = self._data.x_test, self._data.y_test
         if client is not None:
@@ -168,15 +175,16 @@ class Trainer:
             metrics,
             self._experiment.training,
             self._experiment.strategy.objective,
-            self._data.x,
-            self._data.y,
+            self._x,
+            self._y,
         )
 
     def _controls(
         self, broadcast: Weights | None, state: Weights | None
     ) -> tuple[list[Float32], list[Float32]]:
         """The objective's broadcast and client state, zero where there is none yet; empty for objectives
-        without."""
+        without.
+        """
         if not self._experiment.strategy.objective.controls:
             return [], []
         zeros = Weights.zeros(self._manifest.trainable)

@@ -2,7 +2,8 @@
 
 Nothing outlives a call: weights, optimizer state and random generators are arguments and loop variables, so
 the same arguments give the same bits, whatever was trained before and in whatever process. One trace serves
-every client size. The examples of an epoch are gathered once, before its batches are sliced."""
+every client size. The examples of an epoch are gathered once, before its batches are sliced.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from roundtable.experiment import Training
 from roundtable.strategy import Objective
-from roundtable.types import Array, Float32, Int64
+from roundtable.types import Float32, Int64
 
 from worker.evaluation import Measure
 from worker.model import Model, Tensor, Tensors
@@ -29,7 +30,8 @@ STOP_SECONDS = 0.2  # how often a training that takes longer is asked whether it
 @dataclass(frozen=True)
 class Local:
     """What came of it: all weights in the manifest's order; loss and metrics are means over the last epoch's
-    examples."""
+    examples.
+    """
 
     ends: list[Float32]
     num_steps: int
@@ -47,10 +49,10 @@ class LocalTraining:
         metrics: Sequence[str],
         training: Training,
         objective: Objective,
-        x: Array,
-        y: Array,
+        x: Tensor,
+        y: Tensor,
     ) -> None:
-        """x [n, …], y [n, …]: the data set. `metrics`: names, of those the task measures, to report."""
+        """x [n, …], y [n, …]: the data set, on the CPU. `metrics`: which of the task's to report."""
         import tensorflow as tf
 
         self._model, self._measure, self._metrics = model, measure, ("loss", *metrics)
@@ -58,8 +60,8 @@ class LocalTraining:
         self._optimizer = optimizer_of(training)
         self._watcher = ThreadPoolExecutor(1, "watch-training")
         self.traces = 0
-        with tf.device("CPU"):  # an accelerator is given an epoch at a time, never the data set
-            self._x, self._y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
+        self._x, self._y = x, y
+        with tf.device("CPU"):
             self._stopped = tf.Variable(False, trainable=False)
         weights = [tf.TensorSpec(spec.shape, tf.float32) for spec in model.manifest.arrays]
         controls = [
@@ -70,8 +72,8 @@ class LocalTraining:
             self._graph,
             input_signature=[
                 weights,
-                tf.TensorSpec([None, *x.shape[1:]], self._x.dtype),
-                tf.TensorSpec([None, *y.shape[1:]], self._y.dtype),
+                tf.TensorSpec([None, *x.shape[1:]], x.dtype),
+                tf.TensorSpec([None, *y.shape[1:]], y.dtype),
                 tf.TensorSpec([None, None], tf.int32),
                 tf.TensorSpec([model.generators, 2], tf.int64),
                 controls,
@@ -91,7 +93,8 @@ class LocalTraining:
     ) -> Local:
         """Train from `weights` over rows `order` [epochs, n] of the data. `broadcast` and `state` as the
         objective has them, empty where it has none. When `stop` says so it ends early, with a result that is
-        of no use to anyone."""
+        of no use to anyone.
+        """
         with self._watching(stop):
             ends, steps, sums = self._call(
                 weights, self._x, self._y, order, generator_states, broadcast, state
@@ -104,7 +107,8 @@ class LocalTraining:
     def _watching(self, stop: Callable[[], bool]) -> Iterator[None]:
         """While the graph runs, this thread cannot ask; another does, and the loop reads what it found.
 
-        Neither waits for the other: on a busy machine that would cost more than a small client's training."""
+        Neither waits for the other: on a busy machine that would cost more than a small client's training.
+        """
         done, settled = threading.Event(), threading.Lock()
 
         def watch() -> None:
@@ -173,7 +177,7 @@ class LocalTraining:
             return upto, ([w for _, w in stepped], others, [s for s, _ in stepped], states, count), sums
 
         def epoch(number: Tensor, carry: Any, sums: Tensors) -> Any:
-            with tf.device("CPU"):
+            with tf.device("CPU"):  # an accelerator is given an epoch at a time, never the data set
                 rows = order[number]
                 x_epoch, y_epoch = tf.gather(x, rows), tf.gather(y, rows)  # [n, …]
             _, carry, sums = tf.while_loop(

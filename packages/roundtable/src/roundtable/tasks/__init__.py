@@ -8,7 +8,8 @@
     digits, mnist, cifar10   the built-in tasks
 
 Nothing here imports TensorFlow or Keras when it is imported: tasks do so inside `model()` and `loss()`, so
-that labels can be read, and partitions drawn, where there is no TensorFlow."""
+that labels can be read, and partitions drawn, where there is no TensorFlow.
+"""
 
 from roundtable.tasks.registry import BUILT_IN, Found, find
 from roundtable.tasks.task import Data, Task

@@ -1,7 +1,8 @@
 """CIFAR-10: 50,000 + 10,000 colour images of 32 × 32 in ten classes (Krizhevsky 2009).
 
 Read from the data folder (cifar10.npz, or cifar10-jpeg.npz, which holds a JPEG an image), else fetched by
-Keras."""
+Keras.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +81,8 @@ def _flat(labels: Array) -> Array:
 
 def _decoded(path: Path, part: str) -> Array:
     """[n, 32, 32, 3]. JPEG decoders differ in pixels and hashes would with them: the decoder and its method
-    are fixed."""
+    are fixed.
+    """
     import tensorflow as tf
 
     keys = (f"jpeg_{part}", f"offsets_{part}")

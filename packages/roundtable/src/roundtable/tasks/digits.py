@@ -1,5 +1,6 @@
 """The 8 × 8 digits that scikit-learn bundles (1,797 images, UCI): for tests and for tiny machines. No file,
-no network."""
+no network.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ class Digits(Task):
 
     def model(self) -> Any:
         """Model "mlp": 64-32-10 (2,410 parameters). "cnn": 3×3×8, pool, dense 32 (4,538 parameters). Logits
-        [b, 10]."""
+        [b, 10].
+        """
         import keras
         from keras import layers
 

@@ -1,5 +1,6 @@
 """The user's own task: one Python file in the tasks folder, run as it is; and the options given to any
-task."""
+task.
+"""
 
 from __future__ import annotations
 
@@ -99,7 +100,8 @@ def _checked(option: str, value: Option, annotation: Any) -> Any:
 
 def source_hash(source: bytes, options: Mapping[str, Option]) -> Digest:
     """What a task does is in its file and its options: BLAKE3 of the bytes, a zero, and the options as sorted
-    JSON."""
+    JSON.
+    """
     body = json.dumps(dict(options), sort_keys=True, separators=(",", ":"))
     return blake3(source + b"\0" + body.encode()).hexdigest()
 
@@ -107,7 +109,8 @@ def source_hash(source: bytes, options: Mapping[str, Option]) -> Digest:
 @contextmanager
 def blaming(what: str) -> Iterator[None]:
     """Whatever the code of a task raises becomes InvalidTask: one line with the error and where in the file
-    it arose."""
+    it arose.
+    """
     try:
         yield
     except RoundtableError:

@@ -28,7 +28,8 @@ class Mnist(Task):
 
     def model(self) -> Any:
         """Model "mlp": 784-200-200-10, the paper's 2NN (199,210 parameters). "cnn": 5×5×32, pool, 5×5×64,
-        pool, dense 512 (1,663,370 parameters). Logits [b, 10]."""
+        pool, dense 512 (1,663,370 parameters). Logits [b, 10].
+        """
         import keras
         from keras import layers
 

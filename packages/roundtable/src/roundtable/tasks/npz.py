@@ -1,5 +1,6 @@
 """Reading the `.npz` files of data sets; whatever is wrong with one ends in one line that names it and the
-remedy."""
+remedy.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from roundtable.types import Array
 
 def read_npz(path: Path, keys: Sequence[str], remedy: str) -> dict[str, Array]:
     """The named arrays and no others. Raises InvalidData when the file is missing, corrupt, truncated or
-    lacks one."""
+    lacks one.
+    """
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):

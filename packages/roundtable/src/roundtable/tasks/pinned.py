@@ -2,7 +2,8 @@
 asked.
 
 `data.npz` with x [n, …] and y [n, …], alike the examples of the task, unless the task reads another layout.
-Counting needs neither TensorFlow nor the task."""
+Counting needs neither TensorFlow nor the task.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ REMEDY = "see docs/tasks.md, pinned data"
 
 def count_labels(folder: Path, task: Task | None = None) -> PinnedData:
     """What a worker tells of its folder at join; with `task`, in that task's labels and layout. Raises
-    InvalidData."""
+    InvalidData.
+    """
     if not folder.is_dir():
         raise InvalidData(f"{folder}: there is no such folder of pinned data; {REMEDY}")
     labels = task.node_labels(folder) if task else read_npz(folder / "data.npz", ("y",), REMEDY)["y"]

@@ -24,7 +24,8 @@ class Data:
     """A data set in storage dtypes (uint8 stays uint8 until it is cast in the graph).
 
     x_train [n, …], y_train [n, …], x_test [m, …], y_test [m, …]. Raises InvalidData where these do not fit
-    each other."""
+    each other.
+    """
 
     x_train: Array
     y_train: Array
@@ -52,7 +53,8 @@ class Task(ABC):
     """A data set, a model, a loss and metrics.
 
     Options are keyword arguments of the constructor; an experiment gives them as `task_options`. Import
-    TensorFlow and Keras inside methods."""
+    TensorFlow and Keras inside methods.
+    """
 
     classes: ClassVar[tuple[str, ...]] = ()  # names of the labels 0, 1, …; empty where labels are not fixed
 
@@ -72,12 +74,14 @@ class Task(ABC):
         """Sums over a batch's examples, as TensorFlow tensors: numbers, or flat lists of numbers.
 
         They add up over batches, shards and clients; `roundtable.metrics` turns the sums into values. "loss"
-        is there without being asked for."""
+        is there without being asked for.
+        """
         return {}
 
     def labels(self, y: Array) -> Array:
         """One non-negative integer for each example, for partitioners: [n]. y itself, where that is what it
-        is."""
+        is.
+        """
         if y.ndim == 1 and np.issubdtype(y.dtype, np.integer):
             return y
         raise InvalidTask(
@@ -91,7 +95,8 @@ class Task(ABC):
 
     def load_node(self, folder: Path) -> tuple[Array, Array]:
         """A node's own examples (x [n, …], y [n, …]), from `data.npz` in `folder` unless a task reads another
-        layout."""
+        layout.
+        """
         arrays = read_npz(folder / "data.npz", ("x", "y"), "see docs/tasks.md, pinned data")
         return arrays["x"], arrays["y"]
 
@@ -125,7 +130,8 @@ def check_alike(a: Array, b: Array, a_name: str, b_name: str) -> None:
 
 def array_hash(**arrays: Array) -> Digest:
     """BLAKE3 over each array's name, dtype and shape (one line each, in the given order), then its
-    little-endian data."""
+    little-endian data.
+    """
     digest = blake3()
     for name, array in arrays.items():
         digest.update(f"{name} {array.dtype.name} {'x'.join(map(str, array.shape))}\n".encode())

@@ -47,7 +47,7 @@ def export(api: Api, run: RunId, experiment: Experiment, which: str, target: Pat
 
 
 def read_weights(body: bytes) -> Weights:
-    """The group `weights` of an exported file. It does not say which arrays are trained: all are taken to be."""
+    """The group `weights` of an exported file, which does not say what is trained: all is taken to be."""
     entries = read_header(body).entries
     names = sorted(name for name in entries if name.startswith("weights/"))
     arrays = [

@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 import queue
-import signal
 import socket
 import sys
 import time
@@ -27,10 +26,13 @@ from roundtable.types import Seconds
 from lab import children
 from lab.api import Api, read_token
 from lab.children import Child
+from lab.signals import deaf, deferred
 
 HOST: Final = "127.0.0.1"
 AGGREGATOR_STARTS: Final[Seconds] = 60.0
-GRACE: Final[Seconds] = 1.2  # between SIGTERM and SIGKILL, for the workers and then for the aggregator
+GRACE: Final[Seconds] = (
+    1.2  # from SIGTERM to SIGKILL: workers first, so that they can say goodbye, then the aggregator
+)
 
 
 @dataclass(frozen=True)
@@ -81,18 +83,13 @@ class Native:
                 "DATA_DIR", None
             )  # pinned data belongs to a node; five processes on one are not five nodes
             command = [sys.executable, "-m", "worker", "--exit-on-eof"]
-            self.workers.append(
-                children.start(name, command, environment, self.folders.logs / f"{name}.log", self._ended)
-            )
+            log = self.folders.logs / f"{name}.log"
+            with deferred():
+                self.workers.append(children.start(name, command, environment, log, self._ended))
 
     def _ended(self, child: Child) -> None:
         if child.wanted:
             self.exits.put(child)
-
-    def stop(self) -> None:
-        """Workers first, so that they can say goodbye; nothing is left after 3 s."""
-        children.stop(self.workers, GRACE)
-        children.stop([self.aggregator], GRACE)
 
 
 @contextmanager
@@ -103,25 +100,25 @@ def native(folders: Folders, *, port: int = 0) -> Iterator[Native]:
     """
     _check_port(port)
     with _locked(folders) as lock:
+        aggregator: Child | None = None
         lab: Native | None = None
         exits: queue.Queue[Child] = queue.Queue()
-        aggregator = children.start(
-            "aggregator",
-            _command(folders, port),
-            os.environ | {"PYTHONUNBUFFERED": "1"},
-            folders.logs / "aggregator.log",
-            lambda child: exits.put(child) if child.wanted else None,
-        )
         try:
+            with deferred():
+                aggregator = children.start(
+                    "aggregator",
+                    _command(folders, port),
+                    os.environ | {"PYTHONUNBUFFERED": "1"},
+                    folders.logs / "aggregator.log",
+                    lambda child: exits.put(child) if child.wanted else None,
+                )
             lab = Native(folders, aggregator, _address(aggregator), exits=exits)
             _write_address(lock, lab.url)
             yield lab
         finally:
-            with _deaf():
-                if lab is not None:
-                    lab.stop()
-                else:
-                    children.stop([aggregator], GRACE)
+            with deaf():
+                children.stop(lab.workers if lab else [], GRACE)
+                children.stop([aggregator] if aggregator else [], GRACE)
 
 
 def attached(folders: Folders) -> Api | None:
@@ -204,17 +201,3 @@ def _try_lock(file: IO[str]) -> bool:
 def _write_address(lock: IO[str], url: str) -> None:
     json.dump({"url": url, "pid": os.getpid(), "since": time.time()}, lock)
     lock.flush()
-
-
-@contextmanager
-def _deaf() -> Iterator[None]:
-    """While everything is being stopped, a second Ctrl-C changes nothing: it is a matter of seconds."""
-    before = {
-        number: signal.signal(number, signal.SIG_IGN)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

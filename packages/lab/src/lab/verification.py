@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from roundtable.errors import CorruptStore, RoundtableError
@@ -13,6 +14,7 @@ from roundtable.ledger import LedgerEntry, check_chain
 from roundtable.messages import RunView
 from roundtable.types import RunId
 
+from lab import results
 from lab.native import Folders
 
 TIME_LIMIT = 3600.0  # recomputing every fold of a long run takes its time
@@ -48,8 +50,8 @@ def of_ledger(run: RunView, entries: Any) -> Verdict:
 def of_files(run: RunId, folders: Folders) -> Verdict:
     """Everything, in a process of the aggregator's. Raises RoundtableError when it cannot even begin.
 
-    The head that a finished run's result.json names is held against the ledger: a chain alone cannot show that all
-    of it was rewritten.
+    The head that a finished run's result.json names is held against the ledger: a chain alone cannot show that
+    all of it was rewritten.
     """
     command = [sys.executable, "-m", "aggregator.verify", run, "--state-dir", str(folders.state), "--json"]
     command += _known_head(folders.runs / run)

@@ -1,0 +1,51 @@
+"""Ctrl-C, a polite kill and a closed terminal: when they interrupt, and when they have to wait."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def install() -> None:
+    """All three become KeyboardInterrupt. SIGINT too: it is ignored where `lab` is a script's background job."""
+    for number in INTERRUPTS:
+        signal.signal(number, _interrupt)
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """What must be whole, such as starting a process and remembering it: an interrupt comes right after it."""
+    came: list[int] = []
+    with _handled(lambda number, _: came.append(number)):
+        yield
+    if came:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def deaf() -> Iterator[None]:
+    """While everything is being stopped: a second Ctrl-C changes nothing, it is a matter of seconds."""
+    with _handled(lambda number, _: None):  # noqa: ARG005 (as the signal module calls it)
+        yield
+
+
+@contextmanager
+def _handled(handler: object) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    before = {number: signal.signal(number, handler) for number in INTERRUPTS}  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 (as the signal module calls it)
+    raise KeyboardInterrupt

@@ -322,14 +322,13 @@ class Lab:
         feed = await self.service.runs.feed(run)
 
         async def watch() -> dict[str, Any]:
-            stream = feed.watch(0)
-            async for _ in stream:
+            while True:
+                feed._changed.clear()
                 detail = await self.detail(run)
                 if check(detail):
                     return detail
-            detail = await self.detail(run)
-            assert check(detail), detail
-            return detail
+                assert detail["state"] not in ("finished", "failed", "stopped"), detail
+                await feed._changed.wait()
 
         return await asyncio.wait_for(watch(), seconds)
 
@@ -401,7 +400,7 @@ def open_lab(tmp_path: Path) -> Callable[..., Any]:
     async def opened(
         clock: Any = None, task: Regression | None = None, **settings: Any
     ) -> AsyncIterator[Lab]:
-        settings.setdefault("poll_seconds", 5.0)
+        settings.setdefault("poll_seconds", 0.2 if clock is None else 5.0)
         service = Service(ServiceSettings(state_dir=tmp_path / "state", **settings), clock)
         try:
             await service.open()

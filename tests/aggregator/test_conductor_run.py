@@ -98,7 +98,7 @@ def scaffold(task, rounds, steps, rate, clients=4):
 
 async def test_control_variates_travel_as_broadcast_and_state(open_lab, make_experiment):
     body = make_experiment(strategy={"objective": {"name": "control-variates"}}, rounds={"count": 4})
-    detail, found, task, team = await run_to_its_end(open_lab, body)
+    detail, found, task, _ = await run_to_its_end(open_lab, body)
     assert detail["state"] == "finished", detail["reason"]
     for one, other in zip(found, scaffold(task, rounds=4, steps=3, rate=0.05), strict=True):
         np.testing.assert_allclose(one, other, rtol=2e-6, atol=2e-6)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 from aggregator.tokens import Tokens, open_tokens
 from roundtable.errors import InvalidSetting, Unauthorized
@@ -42,7 +40,7 @@ def test_tokens_are_read_again_without_their_line_end(paths):
 def test_a_token_file_that_cannot_be_used_is_one_clear_line(paths, content, mode, word):
     open_tokens(*paths)
     paths[1].write_text(content)
-    os.chmod(paths[1], mode)
+    paths[1].chmod(mode)
     with pytest.raises(InvalidSetting, match=word) as caught:
         open_tokens(*paths)
     assert str(paths[1]) in str(caught.value)

@@ -35,7 +35,7 @@ class Feed:
         self._seq = int(clock.wall() * 1000)
         self._rounds: dict[int, tuple[int, RoundRecord]] = {}  # latest version last
         self._notes: deque[tuple[int, str]] = deque(maxlen=_NOTES)
-        self._run_seq = self._workers_seq = self._next()
+        self._run_seq, self._workers_seq = self._next(), self._next()
         self._changed = asyncio.Event()
         self._closed = False
 

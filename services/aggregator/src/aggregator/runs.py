@@ -11,7 +11,7 @@ from pathlib import Path
 
 from roundtable.errors import CorruptStore, NotPossible, StorageFull, Unknown
 from roundtable.messages import ENDED, CreateRun, Order, Plan, RunDetail, RunState, RunView, WorkerView
-from roundtable.types import Digest, RunId
+from roundtable.types import ClientId, Digest, RunId
 
 from aggregator import views
 from aggregator.active import ActiveRun
@@ -28,6 +28,7 @@ from aggregator.recover import recover
 from aggregator.rounds import Rounds
 from aggregator.rows import RunRow
 from aggregator.settings import ServiceSettings
+from aggregator.soundness import check_run
 from aggregator.store import Store
 from aggregator.terms import Settings
 from aggregator.threads import OneThread
@@ -259,8 +260,7 @@ class Runs:
                 await self._record_end(row.id, "failed", str(error))
 
     async def _start(self, run: RunId) -> None:
-        known = await self.storing.call(recover, self.store, run)
-        experiment = known.row.experiment
+        experiment = (await self.storing.call(self.store.run, run)).experiment
         files = RunFiles(
             self._settings.state_dir,
             run,
@@ -268,12 +268,16 @@ class Runs:
             durability=experiment.keep.durability,
         )
 
-        def prepare() -> None:
+        def prepare() -> list[ClientId]:
             self.store.set_durability(experiment.keep.durability)
             files.prepare()
             tidy(self.store, files, run, starting=True)
+            return check_run(self.store, files, run)
 
-        await self.storing.call(prepare)
+        forgotten = await self.storing.call(prepare)
+        if forgotten:
+            note("damaged updates are asked for again", run=run, clients=forgotten)
+        known = await self.storing.call(recover, self.store, run)
         machine = Rounds(Settings.of(run, experiment, known.row.participants), known.recovered)
         self.active = Conductor(
             ActiveRun.of(known, files, machine, self._feeds[run]),

@@ -1,0 +1,419 @@
+"""What goes wrong, and that nothing accepted is lost by it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from roundtable import codec
+from roundtable.messages import Account, OrderResult
+from roundtable.weights import Weights
+
+pytestmark = pytest.mark.anyio
+
+
+def told(reply, status, kind):
+    assert reply.status_code == status, reply.text
+    assert reply.json()["type"] == f"urn:roundtable:{kind}"
+    return reply.json()["detail"]
+
+
+async def initialized(lab, body, *workers):
+    """The run, with its first weights in and the first cohort's orders in the workers' hands."""
+    run = await lab.create(body)
+    await workers[0].poll()
+    for order in list(workers[0].holding.values()):
+        await workers[0].carry_out(order)
+    await lab.until(run["id"], lambda detail: len(detail["cohort"]) > 0)
+    for worker in workers:
+        await worker.poll()
+    return run["id"]
+
+
+def trains(worker):
+    return [order for order in worker.holding.values() if order.kind == "train"]
+
+
+def homes(lab, worker):
+    return next(view.clients for view in lab.service.reception.views() if view.id == worker.id)
+
+
+async def finish(lab, run, *workers):
+    async with lab.working(*workers):
+        return await lab.ended(run)
+
+
+async def evaluate_all(worker):
+    for order in [order for order in worker.holding.values() if order.kind == "evaluate"]:
+        await worker.carry_out(order)
+
+
+async def test_the_same_update_again_is_a_success_that_changes_nothing(open_lab, make_experiment):
+    async with open_lab() as lab:
+        worker = await lab.joined()
+        await initialized(lab, make_experiment(), worker)
+        order = trains(worker)[0]
+        body = await worker.prepare(order)
+        assert (await worker.upload(order, body)).json() == {"duplicate": False}
+        assert (await worker.upload(order, body)).json() == {"duplicate": True}
+
+
+async def test_another_content_for_an_accepted_order_is_refused(open_lab, make_experiment, join_bytes):
+    async with open_lab() as lab:
+        worker = await lab.joined()
+        await initialized(lab, make_experiment(), worker)
+        order = trains(worker)[0]
+        await worker.upload(order, await worker.prepare(order))
+        account = Account(num_examples=1, num_steps=1)
+        zeros = {"update": Weights.zeros(lab.task.manifest)}
+        other = join_bytes(codec.encode(zeros, {"account": account.model_dump_json()}))
+        told(await worker.upload(order, other), 409, "already-accepted")
+
+
+async def test_an_update_of_a_closed_round_is_stale(open_lab, make_experiment):
+    async with open_lab() as lab:
+        worker = await lab.joined()
+        run = await initialized(lab, make_experiment(), worker)
+        await evaluate_all(worker)
+        orders = trains(worker)
+        bodies = [await worker.prepare(order) for order in orders]
+        for order, body in zip(orders, bodies, strict=True):
+            await worker.upload(order, body)
+        await lab.until(run, lambda detail: detail["round"] == 1)
+        told(await worker.upload(orders[0], bodies[0]), 409, "stale")
+
+
+async def test_a_stranger_is_not_asked(open_lab, make_experiment):
+    async with open_lab() as lab:
+        worker, stranger = await lab.joined(1), await lab.joined(2)
+        await initialized(lab, make_experiment(), worker, stranger)
+        order = trains(worker)[0]
+        told(await stranger.upload(order, await worker.prepare(order)), 403, "not-asked")
+
+
+async def test_a_superseded_attempt_is_refused_and_the_new_one_counts(
+    open_lab, make_experiment, clock, settled
+):
+    async with open_lab(clock) as lab:
+        slow, quick = await lab.joined(1), await lab.joined(2)
+        run = await initialized(lab, make_experiment(), slow, quick)
+        order = trains(slow)[0]
+        late = await slow.prepare(order)
+        waiting = asyncio.create_task(quick.poll())  # a poll that waits is no silence
+        await settled()
+        clock.turn(16)
+        await asyncio.wait_for(waiting, 10)
+        await lab.until(run, lambda _: order.client in homes(lab, quick))
+        await asyncio.wait_for(quick.poll(), 10)
+        taken = next(other for other in trains(quick) if other.client == order.client)
+        assert taken.attempt == order.attempt + 1
+        told(await slow.upload(order, late), 409, "superseded")
+        assert (await quick.upload(taken, await quick.prepare(taken))).status_code == 200
+        await settled()
+        states = {view["id"]: view["state"] for view in (await lab.http.get("/v1/workers")).json()}
+        assert states == {slow.id: "lost", quick.id: "present"}
+        assert run
+
+
+async def test_a_lost_worker_that_polls_again_is_back(open_lab, make_experiment, clock, settled):
+    async with open_lab(clock) as lab:
+        worker = await lab.joined()
+        run = await initialized(lab, make_experiment(), worker)
+        held = tuple(worker.holding)
+        clock.turn(16)
+        detail = await lab.until(run, lambda detail: detail["state"] == "waiting")
+        assert "no worker is there" in detail["reason"]
+        waiting = asyncio.create_task(worker.poll())
+        await lab.until(run, lambda detail: detail["state"] == "running")
+        await settled()
+        clock.turn(5)
+        reply = await asyncio.wait_for(waiting, 10)
+        assert (
+            not reply.give and not reply.cancel and tuple(worker.holding) == held
+        )  # it goes on where it was
+
+
+async def test_a_worker_that_leaves_hands_its_orders_back_at_once(open_lab, make_experiment):
+    async with open_lab() as lab:
+        leaver, other = await lab.joined(1), await lab.joined(2)
+        run = await initialized(lab, make_experiment(), leaver, other)
+        assert (await lab.http.post("/v1/leave", headers=leaver.headers)).status_code == 204
+        told(await lab.http.post("/v1/poll", json={}, headers=leaver.headers), 401, "unauthorized")
+        detail = await finish(lab, run, other)
+        assert detail["state"] == "finished" and detail["history"][1]["lost"] == 2
+
+
+def nan(update):
+    update.arrays[0][0, 0] = np.nan
+
+
+@pytest.mark.parametrize(
+    "fault", ["truncated", "oversized", "shape", "nan", "no account", "empty", "no length"]
+)
+async def test_bad_uploads_are_refused_and_the_order_stays(open_lab, make_experiment, join_bytes, fault):
+    async with open_lab() as lab:
+        worker = await lab.joined()
+        run = await initialized(lab, make_experiment(), worker)
+        order = trains(worker)[0]
+        good = await worker.prepare(order)
+        manifest = lab.task.manifest
+        account = {"account": Account(num_examples=1, num_steps=1).model_dump_json()}
+        broken = Weights.of(manifest, [np.full(spec.shape, np.nan, spec.dtype) for spec in manifest.arrays])
+        part = Weights.zeros(manifest.trainable)
+        whole = Weights.zeros(manifest)
+        body, status, kind = {
+            "truncated": (good[:-1], 422, "truncated"),
+            "oversized": (good + bytes(10**6), 413, "too-large"),
+            "shape": (join_bytes(codec.encode({"update": part}, account)), 422, "shape-mismatch"),
+            "nan": (join_bytes(codec.encode({"update": broken}, account)), 422, "not-finite"),
+            "no account": (join_bytes(codec.encode({"update": whole})), 422, "invalid-payload"),
+            "empty": (b"", 422, "truncated"),
+            "no length": (good, 411, None),
+        }[fault]
+        if kind is None:
+
+            async def pieces():
+                yield body
+
+            reply = await lab.http.put(
+                f"/v1/orders/{order.id}/update", content=pieces(), headers=worker.headers
+            )
+            assert reply.status_code == status
+        else:
+            told(await worker.upload(order, body), status, kind)
+        spool = lab.service.runs.live.files.spool
+        assert not list(spool.glob("*.part"))  # nothing of it is left
+        assert (await worker.upload(order, good)).status_code == 200
+        assert run
+
+
+async def test_an_order_that_keeps_failing_fails_the_run_with_the_reason(open_lab, make_experiment):
+    async with open_lab() as lab:
+        worker = await lab.joined()
+        run = await initialized(lab, make_experiment(), worker)
+        client = trains(worker)[0].client
+        for _ in range(3):
+            order = next(order for order in trains(worker) if order.client == client)
+            failed = OrderResult(status="failed", detail="out of memory")
+            assert (await worker.report(order, failed)).status_code == 204
+            del worker.holding[order.id]
+            await worker.poll()
+        detail = await lab.ended(run)
+        assert detail["state"] == "failed" and "out of memory" in detail["reason"]
+
+
+async def test_a_worker_that_refuses_gets_nothing_more_of_the_run(open_lab, make_experiment):
+    async with open_lab() as lab:
+        unfit, other = await lab.joined(1), await lab.joined(2)
+        run = await initialized(lab, make_experiment(), unfit, other)
+        order = trains(unfit)[0]
+        refusal = OrderResult(
+            status="refused", problem="urn:roundtable:source-mismatch", detail="another task"
+        )
+        await unfit.report(order, refusal)
+        detail = await finish(lab, run, other)
+        assert detail["state"] == "finished"
+        assert {worker for record in detail["history"] for worker in record["workers"]} == {other.id}
+
+
+async def test_an_evaluation_without_its_sums_is_refused(open_lab, make_experiment):
+    async with open_lab() as lab:
+        worker = await lab.joined()
+        await initialized(lab, make_experiment(), worker)
+        detail = told(
+            await worker.report(trains(worker)[0], OrderResult(status="done")), 422, "invalid-input"
+        )
+        assert "evaluated" in detail
+
+
+async def test_evaluations_that_do_not_fit_each_other_fail_the_run_and_do_not_hang_it(
+    open_lab, make_experiment
+):
+    async with open_lab() as lab:
+        worker = await lab.joined()
+
+        async def evaluate(order):
+            told = lab.task.evaluate(lab.task.first(), order.shard, 2)
+            return told.model_copy(update={"sums": {f"metric{order.shard}": 1.0}})
+
+        worker.evaluate = evaluate
+        run = await lab.create(make_experiment())
+        with pytest.raises(AssertionError, match=r"422|500"):
+            async with lab.working(worker):
+                await lab.ended(run["id"])
+        detail = await lab.ended(run["id"])
+        assert detail["state"] == "failed" and "evaluation" in detail["reason"]
+
+
+async def test_an_aggregator_that_restarts_goes_on_in_the_same_round(open_lab, make_experiment):
+    async with open_lab() as lab:
+        worker = await lab.joined()
+        run = await initialized(lab, make_experiment(), worker)
+        done = trains(worker)[:2]
+        for order in done:
+            await worker.carry_out(order)
+        first = lab.service.tokens
+    async with open_lab(poll_seconds=0.05) as lab:
+        assert lab.service.tokens == first
+        worker.http = lab.http
+        detail = await lab.detail(run)
+        assert detail["state"] == "running" and detail["arrived"] == [order.client for order in done]
+        reply = await worker.poll()  # with the session token from before
+        assert not reply.give and not reply.cancel
+        again = await lab.joined()
+        assert again.id == worker.id
+        detail = await finish(lab, run, worker)
+        assert detail["state"] == "finished"
+        assert sorted(worker.trained).count((1, done[0].client)) == 1
+        assert [record["lost"] for record in detail["history"]] == [0, 0, 0, 0]
+
+
+async def test_restarts_at_every_step_end_with_the_same_weights(open_lab, make_experiment):
+    body = make_experiment(strategy={"objective": {"name": "control-variates"}})
+    async with open_lab() as lab:
+        run = await lab.create(body)
+        other = await lab.joined(2)
+        async with lab.working(other):
+            expected = (await lab.ended(run["id"]))["history"][-1]["weights_hash"]
+        await lab.http.post("/v1/leave", headers=other.headers)
+        again = await lab.create(body, again=True)
+        worker = lab.worker(1)
+    steps = 0
+    detail = {"state": "queued"}
+    while detail["state"] != "finished" and steps < 60:
+        steps += 1
+        async with open_lab(poll_seconds=0.05) as lab:
+            worker.http = lab.http
+            await worker.join()
+            await worker.poll()
+            for order in list(worker.holding.values())[:1]:
+                await worker.carry_out(order)
+            detail = await lab.detail(again["id"])
+    assert detail["state"] == "finished", detail["reason"]
+    assert detail["history"][-1]["weights_hash"] == expected
+    assert steps > 20
+
+
+def full(*_arguments):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+async def test_a_full_disk_in_the_spool_pauses_the_run_and_loses_nothing(open_lab, make_experiment):
+    async with open_lab() as lab:
+        worker = await lab.joined()
+        run = await initialized(lab, make_experiment(), worker)
+        kept, refused, *_ = trains(worker)
+        await worker.carry_out(kept)
+        body = await worker.prepare(refused)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "posix_fallocate", full)
+            told(await worker.upload(refused, body), 507, "storage-full")
+            detail = await lab.detail(run)
+            assert detail["state"] == "paused"
+            assert "no space left" in detail["reason"] and f"lab resume {run}" in detail["reason"]
+            assert detail["arrived"] == [kept.client]
+        told(await worker.upload(refused, body), 507, "storage-full")  # until someone resumes it
+        assert (await lab.http.post(f"/v1/runs/{run}/resume", headers=lab.admin)).json()["state"] == "running"
+        assert (await worker.upload(refused, body)).status_code == 200
+        assert (await finish(lab, run, worker))["state"] == "finished"
+
+
+@pytest.mark.parametrize(
+    "where", ["accept_update", "begin_round", "commit_round", "score_round", "accept_evaluation"]
+)
+async def test_a_full_disk_in_the_store_pauses_the_run_and_loses_nothing(open_lab, make_experiment, where):
+    from roundtable.errors import StorageFull
+
+    async with open_lab() as lab:
+        worker = await lab.joined()
+        store = lab.service.runs.store
+        work = getattr(store, where)
+        broken = asyncio.Event()
+
+        def once(*arguments, **options):
+            if not broken.is_set():
+                broken.set()
+                raise StorageFull("no space left for lab.sqlite")
+            return work(*arguments, **options)
+
+        setattr(store, where, once)
+
+        async def work_on():
+            while True:
+                await worker.poll()
+                for order in list(worker.holding.values()):
+                    try:
+                        await worker.carry_out(order)
+                    except AssertionError as error:
+                        assert "507" in str(error)
+                        await lab.http.post(f"/v1/runs/{run}/resume", headers=lab.admin)
+
+        run = (await lab.create(make_experiment()))["id"]
+        task = asyncio.create_task(work_on())
+        detail = await lab.until(
+            run, lambda detail: broken.is_set() and detail["state"] in ("paused", "finished")
+        )
+        if detail["state"] == "paused":
+            await lab.http.post(f"/v1/runs/{run}/resume", headers=lab.admin)
+        detail = await lab.ended(run)
+        task.cancel()
+        assert detail["state"] == "finished", detail["reason"]
+        assert broken.is_set()
+        assert detail["history"][-1]["round"] == 3
+
+
+async def test_a_fold_that_meets_a_full_disk_is_done_again_when_resumed(open_lab, make_experiment):
+    async with open_lab() as lab:
+        worker = await lab.joined()
+        run = await initialized(lab, make_experiment(rounds={"count": 1}), worker)
+        await evaluate_all(worker)
+        *others, last = trains(worker)
+        for order in others:
+            await worker.carry_out(order)
+        body = await worker.prepare(last)
+        roomy = os.posix_fallocate
+
+        def full_for_folds(descriptor, offset, length):
+            if "spool" not in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
+                full()
+            roomy(descriptor, offset, length)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "posix_fallocate", full_for_folds)
+            assert (await worker.upload(last, body)).status_code == 200
+            detail = await lab.until(run, lambda detail: detail["state"] == "paused")
+            assert "no space left" in detail["reason"]
+        assert (await lab.http.post(f"/v1/runs/{run}/resume", headers=lab.admin)).status_code == 200
+        assert (await finish(lab, run, worker))["state"] == "finished"
+
+
+async def test_a_pinned_node_name_belongs_to_one_live_instance(open_lab):
+    pinned = {"examples": 5, "labels": {"cat": 5}}
+    async with open_lab() as lab:
+        await lab.joined(1, node="pi-1", pinned=pinned)
+        second = lab.worker(2, node="pi-1", pinned=pinned)
+        headers = {"Authorization": f"Bearer {second.join_token}"}
+        detail = told(
+            await lab.http.post("/v1/join", json=second.introduction(), headers=headers), 409, "not-possible"
+        )
+        assert "pi-1" in detail and "w1" in detail
+        await lab.joined(3, node="pi-2", pinned=pinned)
+
+
+async def test_a_corrupt_update_in_the_spool_fails_the_run_with_what_was_found(open_lab, make_experiment):
+    async with open_lab() as lab:
+        worker = await lab.joined()
+        run = await initialized(lab, make_experiment(), worker)
+        await evaluate_all(worker)
+        orders = trains(worker)
+        for order in orders[:-1]:
+            await worker.carry_out(order)
+        for path in lab.service.runs.live.files.spool.rglob("*.safetensors"):
+            path.write_bytes(path.read_bytes()[:-8])
+        await worker.carry_out(orders[-1])
+        detail = await lab.ended(run)
+        assert detail["state"] == "failed" and detail["reason"]

@@ -1,0 +1,188 @@
+"""The service as a process: how it starts, what it refuses, how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+
+@contextmanager
+def process(tmp_path, *options, port="0", **environment):
+    command = [
+        sys.executable,
+        "-m",
+        "aggregator",
+        "--port",
+        port,
+        "--state-dir",
+        str(tmp_path / "state"),
+        *options,
+    ]
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment,
+    )
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def listening(child):
+    word, _, url = child.stdout.readline().strip().partition(" ")
+    assert word == "listening", child.stderr.read()
+    return url
+
+
+def ends(child, seconds=5.0):
+    began = time.monotonic()
+    child.wait(seconds)
+    return time.monotonic() - began
+
+
+def test_the_first_line_says_where_it_listens_and_requests_are_taken(tmp_path):
+    with process(tmp_path) as child:
+        url = listening(child)
+        assert url.startswith("http://127.0.0.1:")
+        assert httpx.get(f"{url}/readyz").status_code == 200
+        for name in ("join", "admin"):
+            assert (tmp_path / "state" / "tokens" / name).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_in_order_with_polls_and_streams_open(tmp_path, number):
+    with process(tmp_path) as child, httpx.Client(base_url=listening(child), timeout=20) as http:
+        admin, join = (
+            Path(tmp_path / "state" / "tokens" / name).read_text().strip() for name in ("admin", "join")
+        )
+        body = {"experiment": {"name": "x", "task": "digits"}}
+        run = http.post("/v1/runs", json=body, headers={"Authorization": f"Bearer {admin}"}).json()["id"]
+        introduction = {"protocol": 1, "instance": "0" * 16, "host": "h", "node": "n", "arch": "a", "cpus": 1}
+        introduction["memory_bytes"] = 1
+        joined = http.post("/v1/join", json=introduction, headers={"Authorization": f"Bearer {join}"}).json()
+        session = {"Authorization": f"Bearer {joined['session_token']}"}
+        held = [order["id"] for order in http.post("/v1/poll", json={}, headers=session).json()["give"]]
+        replies = []
+        waiting = threading.Event()
+
+        def poll():
+            waiting.set()
+            replies.append(http.post("/v1/poll", json={"holding": held}, headers=session).json())
+
+        thread = threading.Thread(target=poll)
+        with http.stream("GET", f"/v1/runs/{run}/events") as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            thread.start()
+            waiting.wait()
+            child.send_signal(number)
+            assert ends(child) < 2.0
+            for _ in lines:
+                pass
+        thread.join(5)
+        assert child.returncode == 0
+        assert replies == [{"give": [], "cancel": [], "head": None}]
+        assert "Traceback" not in child.stderr.read()
+
+
+def test_it_ends_when_standard_input_does(tmp_path):
+    with process(tmp_path, "--exit-on-eof") as child:
+        listening(child)
+        child.stdin.close()
+        child.stdin = None
+        assert ends(child) < 2.0 and child.returncode == 0
+
+
+def refusal(child):
+    output, errors = child.communicate(timeout=10)
+    assert child.returncode == 2 and output == ""
+    (line,) = errors.strip().splitlines()
+    return line
+
+
+def test_a_port_in_use_is_one_clear_line(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        with process(tmp_path, port=port) as child:
+            line = refusal(child)
+            assert port in line and "--port" in line
+
+
+def test_a_state_folder_in_use_is_one_clear_line(tmp_path):
+    with process(tmp_path) as first:
+        listening(first)
+        with process(tmp_path) as second:
+            line = refusal(second)
+            assert str(tmp_path / "state") in line and "--state-dir" in line
+
+
+def test_a_corrupt_database_a_bad_token_and_a_bad_setting_are_one_clear_line_each(tmp_path):
+    state = tmp_path / "state"
+    state.mkdir()
+    (state / "lab.sqlite").write_bytes(b"this is no database, but it is long enough to be taken for one" * 40)
+    with process(tmp_path) as child:
+        assert "lab.sqlite" in refusal(child)
+    (state / "lab.sqlite").unlink()
+    (state / "tokens" / "join").write_text("short")
+    with process(tmp_path) as child:
+        assert "tokens/join" in refusal(child)
+    with process(tmp_path, LOST_AFTER="soon") as child:
+        assert "LOST_AFTER" in refusal(child)
+
+
+def test_an_endless_request_head_is_cut_off(tmp_path):
+    with process(tmp_path) as child:
+        host, _, port = listening(child).removeprefix("http://").partition(":")
+        for start in (b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Long: ", b"GET /"):
+            with socket.create_connection((host, int(port)), timeout=5) as line:
+                line.sendall(start)
+                with pytest.raises(OSError):
+                    for _ in range(1000):
+                        line.sendall(b"x" * 4096)
+                    line.settimeout(2)
+                    while line.recv(65536):
+                        pass
+                    raise ConnectionResetError  # closed in order is as good
+        assert httpx.get(f"http://{host}:{port}/healthz").status_code == 200
+
+
+def test_a_stalled_upload_is_dropped(tmp_path):
+    with (
+        process(tmp_path, UPLOAD_STALL_SECONDS="0.3") as child,
+        httpx.Client(base_url=listening(child)) as http,
+    ):
+        admin, join = (
+            Path(tmp_path / "state" / "tokens" / name).read_text().strip() for name in ("admin", "join")
+        )
+        body = {"experiment": {"name": "x", "task": "digits"}}
+        http.post("/v1/runs", json=body, headers={"Authorization": f"Bearer {admin}"})
+        introduction = {"protocol": 1, "instance": "0" * 16, "host": "h", "node": "n", "arch": "a", "cpus": 1}
+        introduction["memory_bytes"] = 1
+        joined = http.post("/v1/join", json=introduction, headers={"Authorization": f"Bearer {join}"}).json()
+        session = f"Bearer {joined['session_token']}"
+        (order,) = http.post("/v1/poll", json={}, headers={"Authorization": session}).json()["give"]
+        with socket.create_connection((http.base_url.host, http.base_url.port), timeout=10) as line:
+            head = f"PUT /v1/orders/{order['id']}/update HTTP/1.1\r\nHost: x\r\nAuthorization: {session}\r\n"
+            line.sendall(head.encode() + b"Content-Length: 500000\r\n\r\n" + bytes(1000))
+            reply = line.recv(65536)
+            assert b" 422 " in reply.splitlines()[0]
+            assert json.loads(reply.partition(b"\r\n\r\n")[2])["type"] == "urn:roundtable:truncated"
+        assert not list((tmp_path / "state").rglob("*.part"))

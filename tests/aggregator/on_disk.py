@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from aggregator import commit
 from aggregator.checks import check_initial, check_update, update_groups
 from aggregator.events import Close

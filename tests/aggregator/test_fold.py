@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
-from aggregator import commit, tensors
+from aggregator import commit
 from aggregator.events import Close
 from aggregator.fold import fold, server_groups, stored_groups
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from roundtable.codec import as_decoded, decode, encode
 from roundtable.errors import CorruptStore, RunFailed, StorageFull
 from roundtable.layout import pack_header
 from roundtable.weights import ArraySpec, Manifest, Weights
+
 from tests.aggregator.on_disk import MANIFEST, RUN, DiskRun, arrays_like, put
 
 EXAMPLES = np.array([10, 20, 30, 40], np.float64)
@@ -31,7 +31,12 @@ def mean(updates: list[Weights], position: int, coefficients: np.ndarray) -> np.
 
 
 def reference(
-    weights: Weights, updates: list[Weights], coefficients: np.ndarray, rate: float, velocity: list[Any], momentum: float
+    weights: Weights,
+    updates: list[Weights],
+    coefficients: np.ndarray,
+    rate: float,
+    velocity: list[Any],
+    momentum: float,
 ) -> list[np.ndarray]:
     """One round of FedAvgM on whole arrays; `velocity` is updated in place."""
     after = []
@@ -59,14 +64,19 @@ def test_three_rounds_equal_numpy_over_whole_arrays(
     run = DiskRun(
         tmp_path,
         wire=wire,
-        strategy={"aggregation": {"name": aggregation}, "server": {"learning_rate": 0.7, "momentum": momentum}},
+        strategy={
+            "aggregation": {"name": aggregation},
+            "server": {"learning_rate": 0.7, "momentum": momentum},
+        },
     )
     run.initialize()
     weights = arrays_like(MANIFEST, [0])
     velocity: list[Any] = [0.0] * len(MANIFEST.arrays)
     for number in (1, 2, 3):
         run.run_round(number)
-        updates = [as_decoded(run.update(number, client)["update"], run.experiment.wire) for client in range(4)]
+        updates = [
+            as_decoded(run.update(number, client)["update"], run.experiment.wire) for client in range(4)
+        ]
         weights = Weights.of(MANIFEST, reference(weights, updates, coefficients, 0.7, velocity, momentum))
         for spec, found, expected in zip(MANIFEST.arrays, run.weights().arrays, weights.arrays, strict=True):
             np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6, err_msg=spec.name)
@@ -142,7 +152,9 @@ def test_with_a_float16_wire_clients_fetch_float16_and_the_checkpoint_stays_floa
     assert len(data) < run.files.weights(last.weights).stat().st_size
     seen = decode(data, {"weights": MANIFEST}, wire="float16")
     assert seen.digest == last.message
-    for found, exact in zip(seen.groups["weights"].arrays, as_decoded(run.weights(), "float16").arrays, strict=True):
+    for found, exact in zip(
+        seen.groups["weights"].arrays, as_decoded(run.weights(), "float16").arrays, strict=True
+    ):
         np.testing.assert_array_equal(found, exact)
 
 
@@ -155,7 +167,10 @@ def test_with_a_float16_wire_clients_fetch_float16_and_the_checkpoint_stays_floa
 def test_arrival_order_and_block_size_do_not_change_a_bit(
     tmp_path_factory: pytest.TempPathFactory, order: list[int], block: int, momentum: float
 ) -> None:
-    strategy = {"server": {"momentum": momentum, "learning_rate": 0.3}, "objective": {"name": "control-variates"}}
+    strategy = {
+        "server": {"momentum": momentum, "learning_rate": 0.3},
+        "objective": {"name": "control-variates"},
+    }
     run = DiskRun(tmp_path_factory.mktemp("fold"), strategy=strategy)
     run.initialize()
     run.run_round(1)
@@ -224,7 +239,7 @@ def test_a_disk_that_fills_up_in_mid_fold_leaves_nothing_and_the_repeat_gives_th
         return real(file, data, offset)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tensors.os, "pwrite", full)
+        patch.setattr(os, "pwrite", full)
         with pytest.raises(StorageFull, match="no space left"):
             run.close(1, range(4))
     assert not [name for name in run.everything() if name.endswith(".part")]
@@ -238,7 +253,7 @@ def test_a_short_write_is_carried_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     straight.initialize()
     expected = straight.run_round(1).weights_hash
     real = os.pwrite
-    monkeypatch.setattr(tensors.os, "pwrite", lambda file, data, offset: real(file, data[:3], offset))
+    monkeypatch.setattr(os, "pwrite", lambda file, data, offset: real(file, data[:3], offset))
     halting.initialize()
     assert halting.run_round(1).weights_hash == expected
 

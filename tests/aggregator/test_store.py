@@ -11,12 +11,11 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
 from aggregator.events import Key
 from aggregator.rows import Accepted, Commit, EvaluationRow, WorkerRow
 from aggregator.store import FILE, Store, open_store, read_store
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from roundtable.errors import CorruptStore, NotPossible, StorageFull, Unknown
 from roundtable.experiment import Experiment
 from roundtable.messages import Account, Evaluated, Initialized, Join, RoundRecord
@@ -160,7 +159,12 @@ def test_evaluations_come_back_in_the_order_they_are_summed_in(store: Store) -> 
     for client, shard in ((3, -1), (-1, 10), (-1, 9), (0, -1)):
         evaluated = Evaluated(num_examples=1, sums={})
         store.accept_evaluation("r", EvaluationRow(1, client, shard, "w1", 1, evaluated))
-    assert [(row.client, row.shard) for row in store.evaluations("r", 1)] == [(-1, 9), (-1, 10), (0, -1), (3, -1)]
+    assert [(row.client, row.shard) for row in store.evaluations("r", 1)] == [
+        (-1, 9),
+        (-1, 10),
+        (0, -1),
+        (3, -1),
+    ]
 
 
 def test_workers_and_homes_are_remembered(store: Store) -> None:
@@ -173,7 +177,7 @@ def test_workers_and_homes_are_remembered(store: Store) -> None:
     assert store.homes("r") == {1: "w1"}
 
 
-# --- commits ---------------------------------------------------------------------------------------------------
+# --- commits ----------------------------------------------------------------------------------------------
 
 
 def test_rounds_are_committed_in_order_and_once(store: Store) -> None:
@@ -204,18 +208,18 @@ class _Killed(BaseException):
 
 
 class _KillsAt(sqlite3.Connection):
-    """Raises in the n-th statement, before or after it is carried out, as a process dies between two of them."""
+    """Raises in place of the n-th statement, as a process dies between two of them."""
 
     countdown = -1
 
-    def execute(self, sql: str, *values: object) -> sqlite3.Cursor:  # type: ignore[override]
+    def execute(self, sql: str, *values: object) -> sqlite3.Cursor:
         if self.countdown == 0:
             self.countdown = -1
             raise _Killed
         self.countdown -= 1
         return super().execute(sql, *values)  # type: ignore[arg-type]
 
-    def executemany(self, sql: str, *values: object) -> sqlite3.Cursor:  # type: ignore[override]
+    def executemany(self, sql: str, *values: object) -> sqlite3.Cursor:
         if self.countdown == 0:
             self.countdown = -1
             raise _Killed
@@ -224,7 +228,9 @@ class _KillsAt(sqlite3.Connection):
 
 
 @pytest.mark.parametrize("statement", range(9))
-def test_a_commit_broken_off_at_any_statement_never_happened_or_happened_whole(tmp_path: Path, statement: int) -> None:
+def test_a_commit_broken_off_at_any_statement_never_happened_or_happened_whole(
+    tmp_path: Path, statement: int
+) -> None:
     path = tmp_path / FILE
     store = open_store(path)
     store.create_run("r", EXPERIMENT, 1.0)
@@ -235,7 +241,7 @@ def test_a_commit_broken_off_at_any_statement_never_happened_or_happened_whole(t
 
     db = sqlite3.connect(path, isolation_level=None, factory=_KillsAt)
     db.row_factory = sqlite3.Row
-    db.countdown = statement  # type: ignore[attr-defined]
+    db.countdown = statement
     died = False
     try:
         Store(db, path).commit_round("r", committed(1, states={0: digest(5)}))
@@ -265,7 +271,9 @@ def _accept_until_killed(path: Path, told: object) -> None:
 def test_what_was_accepted_before_sigkill_is_there_after_it(store: Store, tmp_path: Path) -> None:
     store.close()
     reading, writing = os.pipe()
-    process = multiprocessing.get_context("fork").Process(target=_accept_until_killed, args=(tmp_path / FILE, writing))
+    process = multiprocessing.get_context("fork").Process(
+        target=_accept_until_killed, args=(tmp_path / FILE, writing)
+    )
     process.start()
     os.close(writing)
     with os.fdopen(reading, "rb") as lines:
@@ -283,7 +291,11 @@ def test_what_was_accepted_before_sigkill_is_there_after_it(store: Store, tmp_pa
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(steps=st.lists(st.sampled_from(["begin", "retry", "accept", "commit", "end", "reopen"]), min_size=4, max_size=25))
+@given(
+    steps=st.lists(
+        st.sampled_from(["begin", "retry", "accept", "commit", "end", "reopen"]), min_size=4, max_size=25
+    )
+)
 def test_whatever_happens_the_store_holds_one_open_round_after_the_last_commit(
     tmp_path_factory: pytest.TempPathFactory, steps: list[str]
 ) -> None:
@@ -320,7 +332,7 @@ def test_whatever_happens_the_store_holds_one_open_round_after_the_last_commit(
     store.close()
 
 
-# --- durability and threads ------------------------------------------------------------------------------------
+# --- durability and threads -------------------------------------------------------------------------------
 
 
 def test_power_durability_means_synchronous_full(store: Store) -> None:
@@ -340,7 +352,7 @@ def test_another_thread_is_refused(store: Store) -> None:
     def look() -> None:
         try:
             store.runs()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 -- whatever it is
             caught.append(error)
 
     thread = threading.Thread(target=look)
@@ -349,7 +361,7 @@ def test_another_thread_is_refused(store: Store) -> None:
     assert [type(error) for error in caught] == [sqlite3.ProgrammingError]
 
 
-# --- databases that cannot be used -----------------------------------------------------------------------------
+# --- databases that cannot be used ------------------------------------------------------------------------
 
 
 def test_a_file_that_is_no_database_is_refused_with_what_to_do(tmp_path: Path) -> None:
@@ -385,7 +397,7 @@ def test_a_damaged_page_is_found_when_the_store_is_opened(store: Store, tmp_path
         for page in range(5, size // 4096, 3):
             file.seek(page * 4096)
             file.write(os.urandom(64))
-    with pytest.raises(CorruptStore, match="lab.sqlite"):
+    with pytest.raises(CorruptStore, match=r"lab\.sqlite"):
         open_store(path)
 
 
@@ -421,7 +433,9 @@ def _accept_within_limit(path: Path) -> None:
 def test_a_real_write_error_is_storage_full_and_passes(store: Store, tmp_path: Path) -> None:
     """In a process of its own whose files may not grow: the system's error, not ours."""
     store.close()
-    process = multiprocessing.get_context("fork").Process(target=_accept_within_limit, args=(tmp_path / FILE,))
+    process = multiprocessing.get_context("fork").Process(
+        target=_accept_within_limit, args=(tmp_path / FILE,)
+    )
     process.start()
     process.join(30)
     assert process.exitcode == 0

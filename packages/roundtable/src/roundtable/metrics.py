@@ -1,17 +1,15 @@
 """Sums become metrics: what evaluations add up to, over batches, shards and clients alike.
 
-A task's metrics are (batch → named sums); this is the other half, (sums → values), the same for every task,
+A task's metrics are (batch → named sums). This is the other half, (sums → values), the same for every task,
 since the aggregator runs none of their code. Three kinds of sums, told apart by name and form:
 
 - a number `x` is a sum over examples: its value is x / num_examples ("loss", "accuracy", …);
-- a list named "confusion" is a classes × classes matrix, row-major, rows the truth, columns the prediction;
-  it counts
-  whatever was classified (examples, pixels). It gives "mean_iou", the mean of the classes' intersection over
-  union |true ∩ predicted| / |true ∪ predicted| (classes that occur in neither are left out), "iou_0",
-  "iou_1", …, and "accuracy", the share of the diagonal, where no sum of that name says it;
-- any other list [numerators…, denominator] gives one value for each numerator, "x_0", "x_1", …; of length
-  two, just
-  "x": a ratio whose denominator is not the number of examples (words, pixels, positives).
+- a list named "confusion" is a classes × classes matrix, row-major, rows the truth, columns the prediction.
+  It counts whatever was classified (examples, pixels) and gives "mean_iou", the mean of the classes'
+  intersection over union |true ∩ predicted| / |true ∪ predicted| (classes that occur in neither are left out),
+  "iou_0", "iou_1", …, and, where no sum of that name says it, "accuracy", the share of the diagonal;
+- any other list [numerators…, denominator] gives one value for each numerator, "x_0", "x_1", …, or just "x"
+  where there is one: a ratio whose denominator is not the number of examples (words, pixels, positives).
 """
 
 from __future__ import annotations
@@ -61,8 +59,7 @@ def added(parts: Iterable[Evaluated]) -> Evaluated:
 
 
 def values(evaluated: Evaluated) -> dict[str, float]:
-    """The metrics of these sums, by name. A ratio whose denominator is 0 is left out; so is what is not
-    finite.
+    """The metrics of these sums, by name. What is not finite is left out, a ratio to 0 included.
 
     Raises InvalidInput for a confusion matrix that is not square.
     """

@@ -5,8 +5,7 @@
     commit_round (store thread)   ledger entry, record, client states, weights: the round counts
     tidy         (any of the two) files that nothing names any more go
 
-A crash between any two steps leaves the round open with all its updates: closing it again gives the same
-bits.
+After a crash between any two steps the round is open, with all its updates: closing it again gives the same.
 """
 
 from __future__ import annotations
@@ -170,8 +169,7 @@ def commit_round(
 
 
 def score(store: Store, run: RunId, round_number: int) -> RoundRecord:
-    """Sum up a round's evaluations, shards in order, then clients in order, into its record. For
-    events.Score."""
+    """Sum up a round's evaluations into its record (events.Score): shards in order, and clients in order."""
     commit = store.commit_of(run, round_number)
     rows = store.evaluations(run, round_number)
     shards = [row.evaluated for row in rows if row.client < 0]
@@ -190,8 +188,7 @@ def score(store: Store, run: RunId, round_number: int) -> RoundRecord:
 
 
 def tidy(store: Store, files: RunFiles, run: RunId, *, starting: bool = False) -> None:
-    """Remove what neither the round under way nor the keep policy needs; `starting`: left-overs of a crash
-    too."""
+    """Remove what neither the round under way nor the keep policy needs; `starting`: left-overs too."""
     files.tidy(store.wanted(run), starting=starting)
 
 

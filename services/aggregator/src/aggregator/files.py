@@ -1,19 +1,16 @@
-"""A run's folder: what is received, what is kept, what is thrown away. Synchronous; called from worker
-threads.
+"""A run's folder: what is received, what is kept, what is thrown away. Synchronous, for worker threads.
 
     STATE_DIR/lab.sqlite               the store (store.py)
     STATE_DIR/runs/<run>/weights/      global weights in their own dtypes, group `weights`: the checkpoints
     STATE_DIR/runs/<run>/messages/     what clients fetch, where that is not the weights file itself
     STATE_DIR/runs/<run>/server/       server optimizer slots and, as `broadcast`, what goes to clients
     STATE_DIR/runs/<run>/states/       client states, group `state`
-    STATE_DIR/runs/<run>/spool/        uploads under way (`*.part`) and accepted updates, one folder a round
-    and
-                                       trial; SPOOL_DIR/<run>/ where that is set
+    STATE_DIR/runs/<run>/spool/        uploads under way (`*.part`); accepted updates, one folder a round and
+                                       trial. SPOOL_DIR/<run>/ where that is set
 
 All but the spool's files are called `<content hash>.safetensors`, and never change. Every file is written
 under another name, then renamed: a name that can be seen is a whole file. What the store does not name is an
-orphan, and
-goes (`tidy`).
+orphan, and goes (`tidy`).
 """
 
 from __future__ import annotations
@@ -78,8 +75,7 @@ class RunFiles:
     # --- uploads --------------------------------------------------------------------------------------------
 
     def part(self, label: str) -> Path:
-        """Where an upload is received: an absent, unique `*.part` in the spool. The caller creates and fills
-        it."""
+        """Where an upload is received: an absent, unique `*.part` in the spool, for the caller to create."""
         safe = re.sub(r"[^A-Za-z0-9.-]", "_", label)[:100]
         return self.spool / f"{safe}.{os.getpid()}.{next(self._counter)}{PART}"
 
@@ -88,8 +84,7 @@ class RunFiles:
         part.unlink(missing_ok=True)
 
     def spooled(self, round_number: int, trial: int, client: ClientId, digest: Digest) -> Path:
-        """Where the accepted update is. The digest in its name keeps another upload from ever replacing
-        it."""
+        """Where the accepted update is; named by its digest, so that no other upload ever replaces it."""
         return self.spool / f"{round_number:06d}.{trial}" / f"{client:06d}.{_checked(digest)}{SUFFIX}"
 
     def accept_update(

@@ -8,8 +8,7 @@ the manifest's dtypes.
 - trainable arrays: aggregation.combine, then server.apply with its slots;
 - other floating arrays (batch statistics): aggregation.combine, then added, without the server optimizer;
 - integer arrays (counters): aggregation.combine, rounded half to even, then added, wrapping around as
-  integers do;
-  the update of an unsigned array is taken as signed, since it may be negative;
+  integers do; the update of an unsigned array is taken as signed, since it may be negative;
 - `broadcast`: the uniform mean of the clients' changes, through objective.advance.
 """
 
@@ -138,8 +137,7 @@ def extract_states(files: RunFiles, plan: FoldPlan) -> dict[ClientId, Digest]:
 
 
 class _Fold:
-    """One fold under way: its mapped inputs, its drafts, and a few blocks of scratch that are used over and
-    over."""
+    """One fold under way: its mapped inputs, its drafts, and a few blocks of scratch, used over and over."""
 
     def __init__(self, plan: FoldPlan, weights: Draft, server: Draft | None, block: int) -> None:
         self._plan = plan
@@ -261,8 +259,8 @@ class _Fold:
             np.copyto(out, values, casting="same_kind")
         if not np.isfinite(out, out=self._finite[: values.size]).all():
             raise RunFailed(
-                f"round {self._plan.round}: the new {group} are not finite: lower strategy.server.learning_rate"
-                " or training.learning_rate"
+                f"round {self._plan.round}: the new {group} are not finite:"
+                " lower strategy.server.learning_rate or training.learning_rate"
             )
         draft.write(group, span, block.start, out)
 

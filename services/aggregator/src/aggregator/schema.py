@@ -1,5 +1,4 @@
-"""The store's tables. One version; a database of another is refused, not converted (`PRAGMA
-user_version`)."""
+"""The store's tables, of one version: a database of another is refused, not converted."""
 
 from typing import Final
 

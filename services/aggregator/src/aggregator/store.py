@@ -1,5 +1,4 @@
-"""The aggregator's memory: one SQLite file (WAL), one connection, one thread. Files of weights are
-files.py's.
+"""The aggregator's memory: one SQLite file (WAL), one connection, one thread. files.py has the weights.
 
 Every method is one transaction: after a crash at any instant it has happened whole or not at all. With
 `durability` "process" (synchronous=NORMAL) what was returned survives the process being killed, with "power"
@@ -40,8 +39,8 @@ BUSY_SECONDS: Final = 5.0
 
 Durability = Literal["process", "power"]
 _REMEDY: Final = (
-    "move it away and start anew, or put it back from a copy; the weights in the run folders beside it are whole files"
-    " of their own and can still be exported"
+    "move it away and start anew, or put it back from a copy; the weights in the run folders beside it are"
+    " whole files of their own and can still be exported"
 )
 
 
@@ -76,7 +75,8 @@ class Store:
             if self._one("SELECT 1 FROM runs WHERE id = ?", run):
                 raise NotPossible(f"run {run} exists already: choose another id")
             self._db.execute(
-                "INSERT INTO runs (id, experiment, experiment_hash, participants, created, state, environment)"
+                "INSERT INTO runs"
+                " (id, experiment, experiment_hash, participants, created, state, environment)"
                 " VALUES (?, ?, ?, ?, ?, 'queued', ?)",
                 (
                     run,
@@ -118,11 +118,12 @@ class Store:
         first_order: Seconds | None = None,
         ended: Seconds | None = None,
     ) -> None:
-        """State and reason replace the old ones; `first_order` counts once; `ended` is replaced (None: under
-        way again)."""
+        """State and reason replace the old ones, `ended` too (None: under way again); the first `first_order`
+        stays."""
         with self._transaction():
             self._db.execute(
-                "UPDATE runs SET state = ?, reason = ?, first_order = coalesce(first_order, ?), ended = ? WHERE id = ?",
+                "UPDATE runs SET state = ?, reason = ?, first_order = coalesce(first_order, ?), ended = ?"
+                " WHERE id = ?",
                 (state, reason, first_order, ended, run),
             )
 
@@ -149,13 +150,13 @@ class Store:
     def begin_round(
         self, run: RunId, round_number: int, trial: int, cohort: Sequence[ClientId], started: Seconds
     ) -> None:
-        """Any round that is still open is discarded, updates and all. The same round and trial again changes
-        nothing."""
+        """Any other open round is discarded, updates and all. Said again, it changes nothing."""
         with self._transaction():
             self._discard(run, but=(round_number, trial))
             self._db.execute(
                 "INSERT INTO rounds VALUES (?, ?, ?, ?, ?, 'open') ON CONFLICT DO UPDATE"
-                " SET cohort = excluded.cohort, started = excluded.started, state = 'open' WHERE state = 'discarded'",
+                " SET cohort = excluded.cohort, started = excluded.started, state = 'open'"
+                " WHERE state = 'discarded'",
                 (run, round_number, trial, _json(tuple(cohort)), started),
             )
 
@@ -188,7 +189,8 @@ class Store:
         """Orders (key, attempt, worker) about to be given: recorded before any of them is."""
         with self._transaction():
             self._db.executemany(
-                "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET worker = excluded.worker",
+                "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET worker = excluded.worker",
                 [
                     (run, key.round, key.kind, key.trial, key.client, key.shard, attempt, worker)
                     for key, attempt, worker in orders
@@ -208,8 +210,7 @@ class Store:
         ]
 
     def accept_update(self, run: RunId, update: Accepted) -> None:
-        """Its file is in the spool (files.accept_update); now it counts. Raises NotPossible for a second
-        one."""
+        """Its file is in the spool (files.accept_update): now it counts. A second one: NotPossible."""
         try:
             with self._transaction():
                 self._db.execute(
@@ -232,6 +233,14 @@ class Store:
             raise NotPossible(
                 f"client {update.client} has an update in round {update.round}, trial {update.trial} already"
             ) from None
+
+    def forget_update(self, run: RunId, round_number: int, trial: int, client: ClientId) -> None:
+        """Its file turned out to be damaged: the client is to be asked again."""
+        with self._transaction():
+            self._db.execute(
+                "DELETE FROM updates WHERE run = ? AND round = ? AND trial = ? AND client = ?",
+                (run, round_number, trial, client),
+            )
 
     def updates(self, run: RunId, round_number: int, trial: int) -> dict[ClientId, Accepted]:
         """In client order."""
@@ -282,11 +291,9 @@ class Store:
     # --- committed rounds -----------------------------------------------------------------------------------
 
     def commit_round(self, run: RunId, commit: Commit) -> None:
-        """The round counts from here on: ledger entry, record, client states and the new weights in one
-        transaction.
+        """The round counts from here on: ledger entry, record, client states and new weights at once.
 
-        The same commit again changes nothing. Raises NotPossible where another one holds the round or it is
-        not the next.
+        The same commit again changes nothing. Raises NotPossible for another one, or a round out of turn.
         """
         with self._transaction():
             held = self._one("SELECT entry_hash FROM commits WHERE run = ? AND round = ?", run, commit.round)
@@ -350,7 +357,8 @@ class Store:
     def best_commit(self, run: RunId) -> CommitRow | None:
         """The highest accuracy, the earliest of equals; None where nothing was scored with one."""
         row = self._one(
-            "SELECT * FROM commits WHERE run = ? AND accuracy IS NOT NULL ORDER BY accuracy DESC, round LIMIT 1",
+            "SELECT * FROM commits WHERE run = ? AND accuracy IS NOT NULL"
+            " ORDER BY accuracy DESC, round LIMIT 1",
             run,
         )
         return None if row is None else _commit_row(row)
@@ -366,8 +374,8 @@ class Store:
         """New, or seen again under the same id."""
         with self._transaction():
             self._db.execute(
-                "INSERT INTO workers VALUES (?, ?, ?, ?)"
-                " ON CONFLICT (id) DO UPDATE SET join_message = excluded.join_message, state = excluded.state",
+                "INSERT INTO workers VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE"
+                " SET join_message = excluded.join_message, state = excluded.state",
                 (worker.id, worker.join.instance, worker.join.model_dump_json(), worker.state),
             )
 
@@ -414,7 +422,8 @@ class Store:
         weights |= {best.weights} if best else set()
         server = {commits[number]["server"] for number in {*recomputed, last} if number >= 0}
         begun = self._one(
-            "SELECT round, trial FROM rounds WHERE run = ? AND round > ? ORDER BY round DESC, trial DESC LIMIT 1",
+            "SELECT round, trial FROM rounds WHERE run = ? AND round > ?"
+            " ORDER BY round DESC, trial DESC LIMIT 1",
             run,
             last,
         )
@@ -485,8 +494,7 @@ def open_store(path: Path) -> Store:
 
 
 def read_store(path: Path) -> Store:
-    """For a look at a database that an aggregator may be using. Raises CorruptStore, Unknown where there is
-    none."""
+    """For a look at a database that an aggregator may be using. Raises CorruptStore; Unknown for none."""
     if not path.exists():
         raise Unknown(f"{path} does not exist: name the aggregator's STATE_DIR")
     try:
@@ -501,15 +509,14 @@ def read_store(path: Path) -> Store:
 
 
 def _check(db: sqlite3.Connection, path: Path) -> None:
-    """Make the tables of an empty database. Raises CorruptStore for one that is damaged or of another
-    version."""
+    """Make an empty database's tables. Raises CorruptStore for one that is damaged or of another version."""
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version == 0 and not db.execute("SELECT 1 FROM sqlite_master").fetchone():
         db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
     elif version != VERSION:
         raise CorruptStore(
-            f"{path} has version {version}, this aggregator writes version {VERSION}: use the aggregator that wrote"
-            " it, or another STATE_DIR"
+            f"{path} has version {version}, this aggregator writes version {VERSION}: use the aggregator that"
+            " wrote it, or another STATE_DIR"
         )
     found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":

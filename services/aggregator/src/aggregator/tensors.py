@@ -45,8 +45,7 @@ class Span:
 
 
 class Mapped:
-    """A stored message whose arrays are seen as they lie in the file (float16 stays float16), flat and
-    read-only."""
+    """A stored message whose arrays are seen as they lie in the file: flat, read-only, float16 as float16."""
 
     def __init__(self, path: Path, expected: Mapping[str, Manifest]) -> None:
         """Raises CorruptStore where the file is not a message of these groups; the data are not looked at."""
@@ -93,8 +92,7 @@ class Mapped:
 
 
 class Draft:
-    """A message being written to a file nobody knows of yet: its space is taken first, then blocks are filled
-    in.
+    """A message being written to a file nobody knows of yet: its space is taken first, then it is filled in.
 
     A context manager; leaving it closes the file, and removes it where an exception passes through.
     """

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from roundtable.codec import Wire
-from roundtable.errors import RoundtableError
+from roundtable.errors import CorruptStore, RoundtableError
 from roundtable.ledger import LedgerEntry, check_chain, read_entry
 from roundtable.messages import Initialized
 from roundtable.types import ClientId, Digest, RunId
@@ -232,11 +232,16 @@ class _Look:
         plan = fold_plan(
             self._files, self._row, known, entry.round, entry.trial, accepted, before.weights, before.server
         )
-        with tempfile.TemporaryDirectory(prefix="roundtable-verify-") as folder:
-            scratch = RunFiles(Path(folder), self._row.id)
-            scratch.prepare()
-            folded = fold(scratch, plan)
-            states = extract_states(scratch, plan)
+        try:
+            with tempfile.TemporaryDirectory(prefix="roundtable-verify-") as folder:
+                scratch = RunFiles(Path(folder), self._row.id)
+                scratch.prepare()
+                folded = fold(scratch, plan)
+                states = extract_states(scratch, plan)
+        except CorruptStore:
+            if self._still_needs(entry.round, entry.trial):
+                raise
+            return  # a file was there when it was looked at, and went since
         found = (folded.weights, folded.message, folded.server, states)
         expected = (
             entry.weights_hash,
@@ -248,8 +253,8 @@ class _Look:
             self._report.folded.append(entry.round)
         else:
             self._fault(
-                f"round {entry.round}: folding its updates again gives weights {folded.weights}, the ledger says"
-                f" {entry.weights_hash}: another numpy or CPU type, or a round that was tampered with"
+                f"round {entry.round}: folding its updates again gives weights {folded.weights}, the ledger"
+                f" says {entry.weights_hash}: another numpy or CPU type, or a round that was tampered with"
             )
 
 
@@ -269,7 +274,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _text(report: Report) -> str:
     lines = [
         f"run {report.run}: {report.rounds} rounds, ledger head {report.head or 'unknown'}",
-        f"{report.files} files compared with their hashes; rounds folded again: {_ranges(report.folded) or 'none'}",
+        f"{report.files} files compared with their hashes",
+        f"rounds folded again: {_ranges(report.folded) or 'none (no updates were kept)'}",
         f"usable checkpoints: rounds {_ranges([one.round for one in report.usable]) or 'none'}",
     ]
     lines += [f"PROBLEM {line}" for line in report.problems] or ["everything holds"]

@@ -26,6 +26,7 @@ from roundtable.messages import (
     RunDetail,
     UpdateReply,
     WorkerAccount,
+    WorkerView,
 )
 from roundtable.weights import ArraySpec, Manifest
 
@@ -62,6 +63,25 @@ EXAMPLES: list[Message] = [
     OrderResult(status="done", evaluated=Evaluated(num_examples=5, sums={"correct": 4.0, "iou": [1.0, 2.0]})),
     CreateRun(experiment=EXPERIMENT, participants=((0, 1), (2,))),
     Event(seq=1, kind="note", note="waiting for workers"),
+    Event(
+        seq=2,
+        kind="workers",
+        workers=(
+            WorkerView(
+                id="w1",
+                host="pi",
+                node="pi-3",
+                arch="aarch64",
+                cpus=4,
+                state="left",
+                clients=(),
+                pinned=False,
+                seen_seconds_ago=0.5,
+                memory_bytes=0,
+                cpu_seconds=0.0,
+            ),
+        ),
+    ),
     RunDetail(
         id="r",
         name="demo",
@@ -94,6 +114,12 @@ EXAMPLES: list[Message] = [
 @pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
 def test_a_message_comes_back_from_json_as_it_was(message: Message) -> None:
     assert type(message).model_validate_json(message.model_dump_json()) == message
+
+
+@pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
+def test_what_is_absent_may_be_left_out(message: Message) -> None:
+    """The event stream does so, and so may a worker in another language."""
+    assert type(message).model_validate_json(message.model_dump_json(exclude_none=True)) == message
 
 
 @pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)

@@ -25,7 +25,7 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-# --- joining ---------------------------------------------------------------------------------------------------
+# --- joining ------------------------------------------------------------------------------------------------
 
 
 class PinnedData(Message):
@@ -36,7 +36,7 @@ class PinnedData(Message):
 
 
 class Join(Message):
-    """A worker's introduction. The same `instance` (made when the process starts) gets the same worker id again."""
+    """A worker's introduction. The same `instance`, made when the process starts, gets the same worker id."""
 
     protocol: int
     instance: Annotated[str, Field(pattern=r"^[0-9a-f]{16,64}$")]
@@ -56,7 +56,7 @@ class Joined(Message):
     poll_seconds: Seconds
 
 
-# --- orders ----------------------------------------------------------------------------------------------------
+# --- orders -------------------------------------------------------------------------------------------------
 
 
 class Order(Message):
@@ -128,7 +128,7 @@ class Account(Message):
 
 
 class Initialized(Message):
-    """Metadata `initialized` of the reply to an initialize order; its body's group `weights` are the first weights."""
+    """Metadata `initialized` of the reply to an initialize order; the body's group is `weights`, the first ones."""
 
     arrays: tuple[ArraySpec, ...]
     task_hash: Digest
@@ -159,7 +159,7 @@ class OrderResult(Message):
     detail: str | None = None
 
 
-# --- runs ------------------------------------------------------------------------------------------------------
+# --- runs ---------------------------------------------------------------------------------------------------
 
 RunState = Literal["queued", "waiting", "initializing", "running", "paused", "finished", "failed", "stopped"]
 ENDED: Final[frozenset[str]] = frozenset({"finished", "failed", "stopped"})
@@ -185,7 +185,7 @@ class WorkerAccount(Message):
 
 
 class RoundRecord(Message):
-    """One committed round. `accuracy` and `loss` are of the task's test set, after the round; absent until evaluated."""
+    """One committed round. `accuracy`, `loss`: of the task's test set after it; absent until evaluated."""
 
     round: int
     attempt: int = 1
@@ -241,9 +241,9 @@ class WorkerView(Message):
     node: str
     arch: str
     cpus: int
-    accelerator: str | None
+    accelerator: str | None = None
     state: Literal["present", "lost", "left"]
-    doing: str | None
+    doing: str | None = None
     clients: tuple[ClientId, ...]  # placed on it in the active run
     pinned: bool
     seen_seconds_ago: float

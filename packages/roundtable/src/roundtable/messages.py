@@ -128,7 +128,7 @@ class Account(Message):
 
 
 class Initialized(Message):
-    """Metadata `initialized` of the reply to an initialize order; the body's group is `weights`, the first ones."""
+    """Metadata `initialized` of the reply to an initialize order; the body holds the first `weights`."""
 
     arrays: tuple[ArraySpec, ...]
     task_hash: Digest

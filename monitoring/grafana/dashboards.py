@@ -43,7 +43,11 @@ NO_HOST = "No machine reports in the time shown: is Telegraf up?"
 run = choice("run", "Run", "SHOW TAG VALUES FROM fl_round WITH KEY = run", newest=True)
 runs = choice("run", "Runs", "SHOW TAG VALUES FROM fl_round WITH KEY = run", many=True, newest=True)
 source = choice(
-    "source", "Workers", "SHOW TAG VALUES FROM fl_worker WITH KEY = source WHERE run =~ /^$run$/", many=True, hidden=True
+    "source",
+    "Workers",
+    "SHOW TAG VALUES FROM fl_worker WITH KEY = source WHERE run =~ /^$run$/",
+    many=True,
+    hidden=True,
 )
 load = choice(
     "load",
@@ -68,7 +72,8 @@ ROUNDS: Json = {
 
 def of_round(field: str, alias: str, how: str = "last") -> Json:
     return query(
-        f'SELECT {how}("{field}") FROM "fl_round" WHERE {RUN} AND $timeFilter GROUP BY time($__interval) fill(none)', alias
+        f'SELECT {how}("{field}") FROM "fl_round" WHERE {RUN} AND $timeFilter GROUP BY time($__interval) fill(none)',
+        alias,
     )
 
 
@@ -113,13 +118,23 @@ def cpu(title: str) -> Json:
 
 
 def memory(title: str) -> Json:
-    return curve(title, [of_load("mem", "usage")], unit="bytes", low=0, why="Memory in use by each worker.", empty=NO_LOAD)
+    return curve(
+        title,
+        [of_load("mem", "usage")],
+        unit="bytes",
+        low=0,
+        why="Memory in use by each worker.",
+        empty=NO_LOAD,
+    )
 
 
 def network(title: str) -> Json:
     return curve(
         title,
-        [of_load("net", "rx_bytes", "$tag_source in", True), of_load("net", "tx_bytes", "$tag_source out", True)],
+        [
+            of_load("net", "rx_bytes", "$tag_source in", True),
+            of_load("net", "tx_bytes", "$tag_source out", True),
+        ],
         unit="Bps",
         low=0,
         why="Bytes a second, in and out.",
@@ -167,7 +182,11 @@ def federation() -> Json:
     asked = coloured(
         curve(
             "Clients",
-            [of_round("clients_in", "in"), of_round("clients_late", "late"), of_round("clients_lost", "lost")],
+            [
+                of_round("clients_in", "in"),
+                of_round("clients_late", "late"),
+                of_round("clients_lost", "lost"),
+            ],
             low=0,
             stacked=True,
             bars=True,
@@ -224,8 +243,22 @@ def federation() -> Json:
     )
     figures = [
         stat("Round", [of_round("round", "")], why="The last committed round.", empty="–", decimals=0),
-        stat("Accuracy", [of_round("accuracy", "")], unit="percentunit", why="On the test set.", empty="–", decimals=2),
-        stat("Seconds a round", [of_round("seconds", "")], unit="s", why="The last round.", empty="–", decimals=2),
+        stat(
+            "Accuracy",
+            [of_round("accuracy", "")],
+            unit="percentunit",
+            why="On the test set.",
+            empty="–",
+            decimals=2,
+        ),
+        stat(
+            "Seconds a round",
+            [of_round("seconds", "")],
+            unit="s",
+            why="The last round.",
+            empty="–",
+            decimals=2,
+        ),
         stat(
             "Workers",
             [
@@ -262,7 +295,7 @@ def federation() -> Json:
             (8, [cpu("CPU by worker"), memory("Memory by worker"), network("Network by worker")]),
             (8, [slowest, by_round]),
         ),
-        [ROUNDS],
+        (ROUNDS,),
     )
 
 
@@ -355,7 +388,7 @@ def workers() -> Json:
             (9, [training, stragglers]),
             (8, [waiting]),
         ),
-        [ROUNDS],
+        (ROUNDS,),
     )
 
 
@@ -400,7 +433,11 @@ def machines() -> Json:
                     limits(
                         curve(
                             "Disk used",
-                            [of_host("disk", 'max("used_percent")', "$tag_host $tag_path", by=("host", "path"))],
+                            [
+                                of_host(
+                                    "disk", 'max("used_percent")', "$tag_host $tag_path", by=("host", "path")
+                                )
+                            ],
                             unit="percent",
                             low=0,
                             high=100,
@@ -413,7 +450,9 @@ def machines() -> Json:
                         "Network",
                         [
                             of_host("net", 'non_negative_derivative(mean("bytes_recv"), 1s)', "$tag_host in"),
-                            of_host("net", 'non_negative_derivative(mean("bytes_sent"), 1s)', "$tag_host out"),
+                            of_host(
+                                "net", 'non_negative_derivative(mean("bytes_sent"), 1s)', "$tag_host out"
+                            ),
                         ],
                         unit="Bps",
                         low=0,
@@ -451,7 +490,12 @@ def machines() -> Json:
                     curve(
                         "GPU load",
                         [
-                            of_host("nvidia_smi", 'mean("utilization_gpu")', "$tag_host $tag_name", by=("host", "name")),
+                            of_host(
+                                "nvidia_smi",
+                                'mean("utilization_gpu")',
+                                "$tag_host $tag_name",
+                                by=("host", "name"),
+                            ),
                             of_host("jetson_gpu", 'mean("load_per_mille") / 10', "$tag_host Jetson"),
                         ],
                         unit="percent",
@@ -462,7 +506,14 @@ def machines() -> Json:
                     ),
                     curve(
                         "GPU memory",
-                        [of_host("nvidia_smi", 'mean("memory_used")', "$tag_host $tag_name", by=("host", "name"))],
+                        [
+                            of_host(
+                                "nvidia_smi",
+                                'mean("memory_used")',
+                                "$tag_host $tag_name",
+                                by=("host", "name"),
+                            )
+                        ],
                         unit="decmbytes",
                         low=0,
                         why="Used, in MB.",
@@ -472,7 +523,9 @@ def machines() -> Json:
                         "GPU power and temperature",
                         [
                             of_host("nvidia_smi", 'mean("power_draw")', "$tag_host W", by=("host", "name")),
-                            of_host("nvidia_smi", 'mean("temperature_gpu")', "$tag_host °C", by=("host", "name")),
+                            of_host(
+                                "nvidia_smi", 'mean("temperature_gpu")', "$tag_host °C", by=("host", "name")
+                            ),
                         ],
                         low=0,
                         why="Watts drawn, degrees Celsius.",
@@ -527,7 +580,9 @@ def compare() -> Json:
                 10,
                 [
                     accuracy_against("round", "Accuracy by rounds", "short", "What a round buys."),
-                    accuracy_against("elapsed", "Accuracy by wall time", "s", "What a second buys, from the first order."),
+                    accuracy_against(
+                        "elapsed", "Accuracy by wall time", "s", "What a second buys, from the first order."
+                    ),
                 ],
             ),
             (
@@ -539,7 +594,9 @@ def compare() -> Json:
                         "short",
                         "Federated against centralized at equal samples: pick a run of one client with all the data as the baseline.",
                     ),
-                    accuracy_against("bytes_total", "Accuracy by bytes", "bytes", "What a byte on the wire buys."),
+                    accuracy_against(
+                        "bytes_total", "Accuracy by bytes", "bytes", "What a byte on the wire buys."
+                    ),
                 ],
             ),
             (8, [summary]),

@@ -29,7 +29,9 @@ def query(sql: str, alias: str = "", table: bool = False, ref: str = "A") -> Jso
     }
 
 
-def panel(kind: str, title: str, queries: list[Json], *, why: str, empty: str, unit: str = "short", **more: Any) -> Json:
+def panel(
+    kind: str, title: str, queries: list[Json], *, why: str, empty: str, unit: str = "short", **more: Any
+) -> Json:
     """`why` says what the panel tells (its info text), `empty` why it can have nothing to show."""
     field = {"unit": unit, "noValue": empty, "color": {"mode": "palette-classic"}, "custom": {}}
     for ref, one in zip("ABCDEFGH", queries, strict=False):
@@ -84,7 +86,9 @@ def curve(
     return made
 
 
-def stat(title: str, queries: list[Json], *, why: str, empty: str, unit: str = "short", decimals: int | None = None) -> Json:
+def stat(
+    title: str, queries: list[Json], *, why: str, empty: str, unit: str = "short", decimals: int | None = None
+) -> Json:
     """One large number, the last."""
     made = panel("stat", title, queries, why=why, empty=empty, unit=unit)
     made["fieldConfig"]["defaults"]["color"] = {"mode": "fixed", "fixedColor": BLUE}
@@ -99,7 +103,9 @@ def stat(title: str, queries: list[Json], *, why: str, empty: str, unit: str = "
     return made
 
 
-def table(title: str, queries: list[Json], *, why: str, empty: str, units: dict[str, str] | None = None) -> Json:
+def table(
+    title: str, queries: list[Json], *, why: str, empty: str, units: dict[str, str] | None = None
+) -> Json:
     """Rows as they are; `units` by column."""
     made = panel("table", title, queries, why=why, empty=empty)
     made["fieldConfig"]["overrides"] = [
@@ -124,11 +130,25 @@ def bars(title: str, queries: list[Json], *, why: str, empty: str, unit: str = "
     return made
 
 
-def scatter(title: str, queries: list[Json], x: str, y: str, by: str, *, why: str, empty: str, x_unit: str, y_unit: str) -> Json:
+def scatter(
+    title: str,
+    queries: list[Json],
+    x: str,
+    y: str,
+    by: str,
+    *,
+    why: str,
+    empty: str,
+    x_unit: str,
+    y_unit: str,
+) -> Json:
     """An XY chart with lines, one frame for each value of the column `by`."""
     made = panel("xychart", title, queries, why=why, empty=empty, unit=y_unit)
     made["transformations"] = [
-        {"id": "partitionByValues", "options": {"fields": [by], "keepFields": False, "naming": {"asLabels": True}}}
+        {
+            "id": "partitionByValues",
+            "options": {"fields": [by], "keepFields": False, "naming": {"asLabels": True}},
+        }
     ]
     made["fieldConfig"]["defaults"]["custom"] = {
         "show": "points+lines",
@@ -183,7 +203,10 @@ def limits(made: Json, *steps: tuple[float, str]) -> Json:
     defaults = made["fieldConfig"]["defaults"]
     defaults["thresholds"] = {
         "mode": "absolute",
-        "steps": [{"value": None, "color": "transparent"}, *({"value": at, "color": colour} for at, colour in steps)],
+        "steps": [
+            {"value": None, "color": "transparent"},
+            *({"value": at, "color": colour} for at, colour in steps),
+        ],
     }
     defaults["custom"]["thresholdsStyle"] = {"mode": "dashed"}
     return made
@@ -206,7 +229,16 @@ def place(*rows: tuple[int, list[Json]]) -> list[Json]:
     return placed
 
 
-def choice(name: str, label: str, sql: str, *, many: bool = False, regex: str = "", newest: bool = False, hidden: bool = False) -> Json:
+def choice(
+    name: str,
+    label: str,
+    sql: str,
+    *,
+    many: bool = False,
+    regex: str = "",
+    newest: bool = False,
+    hidden: bool = False,
+) -> Json:
     """A variable filled by a query; `newest` sorts descending, so that the last run comes first."""
     return {
         "name": name,
@@ -226,7 +258,14 @@ def choice(name: str, label: str, sql: str, *, many: bool = False, regex: str = 
     }
 
 
-def dashboard(uid: str, title: str, why: str, variables: list[Json], panels: list[Json], annotations: list[Json] = []) -> Json:  # noqa: B006
+def dashboard(
+    uid: str,
+    title: str,
+    why: str,
+    variables: list[Json],
+    panels: list[Json],
+    annotations: tuple[Json, ...] = (),
+) -> Json:
     """The whole, as Grafana 12's provisioning reads it."""
     return {
         "uid": uid,
@@ -242,10 +281,17 @@ def dashboard(uid: str, title: str, why: str, variables: list[Json], panels: lis
         "time": {"from": "now-15m", "to": "now"},
         "timepicker": {"refresh_intervals": ["5s", "10s", "30s", "1m"]},
         "templating": {"list": variables},
-        "annotations": {"list": annotations},
+        "annotations": {"list": list(annotations)},
         "links": [
-            {"type": "dashboards", "tags": ["roundtable"], "title": "Roundtable", "asDropdown": False, "keepTime": True,
-             "includeVars": True, "targetBlank": False}
-        ],  # fmt: skip
+            {
+                "type": "dashboards",
+                "tags": ["roundtable"],
+                "title": "Roundtable",
+                "asDropdown": False,
+                "keepTime": True,
+                "includeVars": True,
+                "targetBlank": False,
+            }
+        ],
         "panels": panels,
     }

@@ -1,0 +1,244 @@
+"""Every query of every dashboard against a real InfluxDB: a real Telegraf's minute, and a run's points."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from . import influx
+from .influx import Influx
+
+ROOT = Path(__file__).parents[2]
+GRAFANA = ROOT / "monitoring" / "grafana"
+sys.path.insert(0, str(GRAFANA))
+import dashboards  # noqa: E402
+
+SAMPLE = Path(__file__).with_name("telegraf-1.39.3-sample.lp")
+NAMES = sorted(dashboards.DASHBOARDS)
+
+# Panels whose query may find nothing in the sample, and why.
+NEEDS_HARDWARE = {
+    ("workers", "Block I/O"): "the sample's kernel gave no block I/O figures for containers",
+    ("machines", "Temperature"): "the sample's host has no sensor; a Pi reports pi_temperature",
+    ("machines", "GPU load", "jetson_gpu"): "only a Jetson has it",
+    ("federation", "Accuracy", "federated_accuracy"): "only runs with evaluation.federated have it",
+}
+
+
+def shifted(now: float) -> str:
+    """The sample with its last point at `now`."""
+    lines = SAMPLE.read_text(encoding="utf-8").splitlines()
+    last = max(int(line.rsplit(" ", 1)[1]) for line in lines)
+    by = int(now * 1e9) - last
+    return "\n".join(f"{head} {int(when) + by}" for head, when in (line.rsplit(" ", 1) for line in lines))
+
+
+def docker_sources() -> list[str]:
+    """The workers' containers in the sample."""
+    found = re.findall(
+        r"docker_container_cpu,.*compose\.service=worker.*?source=([0-9a-f]{12})", SAMPLE.read_text()
+    )
+    return sorted(set(found))
+
+
+def own_points(now: float) -> str:
+    """What a run of three rounds with two workers tells, in the fields of docs/telemetry.md."""
+    from roundtable.telemetry import Point, line
+
+    points = []
+    sources = docker_sources()[:2]
+    for number in (1, 2, 3):
+        at = now - 40 + 10 * number
+        points.append(
+            Point(
+                "fl_round",
+                {"run": "20260101-000000-demo", "source": "aggregator00"},
+                {
+                    "round": number,
+                    "accuracy": 0.8 + number / 20,
+                    "loss": 0.5 / number,
+                    "train_loss": 0.6 / number,
+                    "seconds": 1.5,
+                    "seconds_clients": 1.4,
+                    "seconds_aggregate": 0.1,
+                    "elapsed": 1.5 * number,
+                    "clients_in": 10,
+                    "clients_late": 0,
+                    "clients_lost": 0,
+                    "num_examples": 60_000,
+                    "samples_seen": 60_000 * number,
+                    "bytes_up": 8_000_000,
+                    "bytes_down": 4_000_000,
+                    "bytes_total": 12_000_000 * number,
+                },
+                at,
+            )
+        )
+        points.append(
+            Point(
+                "fl_event",
+                {"run": "20260101-000000-demo", "source": "aggregator00", "kind": "round"},
+                {"text": f"round {number}", "round": number},
+                at,
+            )
+        )
+        for index, (source, client) in enumerate(itertools.product(sources, (0, 1))):
+            tags = {
+                "run": "20260101-000000-demo",
+                "source": source,
+                "worker": f"w{index // 2 + 1}",
+                "client": str(client),
+            }
+            seconds = {
+                f"seconds_{what}": 0.1 * (index + 1)
+                for what in ("training", "waiting", "fetching", "sending")
+            }
+            points.append(
+                Point("fl_client", tags, {"round": number, **seconds, "num_examples": 6000}, at + index)
+            )
+    for source, seconds in itertools.product(sources, range(0, 40, 5)):
+        points.append(
+            Point(
+                "fl_worker",
+                {"source": source, "worker": "w1", "node": "server", "run": "20260101-000000-demo"},
+                {
+                    "worker_id": f"w-{source}",
+                    "usage_percent": 80.0,
+                    "usage": 600_000_000,
+                    "limit": 2_000_000_000,
+                    "rx_bytes": (40 - seconds) * 1000,
+                    "tx_bytes": (40 - seconds) * 2000,
+                    "clients": 5,
+                    "dropped": 0,
+                },
+                now - seconds,
+            )
+        )
+    return "\n".join(text for point in points if (text := line(point)))
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Influx]:
+    if influx.INFLUXD is None:
+        pytest.skip("no influxd on this machine: apt-get install influxdb gives one")
+    with influx.running(tmp_path_factory.mktemp("influxdb")) as server:
+        setup = YAML(typ="safe").load((ROOT / "compose.yaml").read_text())["services"]["influxdb-setup"][
+            "command"
+        ][0]
+        for _ in range(2):  # safe to repeat
+            for statement in re.sub(r"\$\{KEEP_POINTS:-(\w+)\}", r"\1", setup).split(";"):
+                server.query(statement)
+        now = time.time()
+        server.write(shifted(now))
+        server.write(own_points(now))
+        yield server
+
+
+def test_points_are_kept_as_long_as_compose_says(database: Influx) -> None:
+    columns = database.query("SHOW RETENTION POLICIES ON lab")[0]
+    policies = {row[0]: dict(zip(columns["columns"], row, strict=True)) for row in columns["values"]}
+
+    assert policies["lab"]["default"] is True
+    assert policies["lab"]["duration"] == "2160h0m0s"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_committed_json_is_what_the_code_makes(name: str) -> None:
+    committed = (GRAFANA / "dashboards" / f"{name}.json").read_text(encoding="utf-8")
+
+    assert committed == dashboards.rendered(name), "run: make dashboards"
+
+
+def queries(name: str) -> list[tuple[str, str]]:
+    board = dashboards.DASHBOARDS[name]()
+    panels = [
+        (panel["title"], target["query"]) for panel in board["panels"] for target in panel.get("targets", [])
+    ]
+    return panels + [("annotations", one["query"]) for one in board["annotations"]["list"]]
+
+
+def filled(sql: str, load: str) -> str:
+    """As Grafana fills in variables and its own macros."""
+    values = {
+        "$timeFilter": "time >= now() - 5m AND time <= now() + 1m",
+        "$__interval": "5s",
+        "${load}": load,
+        "$run": "20260101-000000-demo",
+        "$source": f"({'|'.join(docker_sources()[:2])})",
+        "$host": "(lab-host)",
+    }
+    for variable, value in values.items():
+        sql = sql.replace(variable, value)
+    assert "$" not in sql.replace("$/", ""), sql
+    return sql
+
+
+def cases() -> Iterator[tuple[str, str, str, str]]:
+    """Each query; those about containers a second time without docker's figures, where fl_worker must do."""
+    for name in NAMES:
+        for title, sql in queries(name):
+            yield name, title, sql, "docker_container"
+            docker_alone = "throttling" in sql or "io_service" in sql  # the panel says so
+            if "${load}" in sql and not docker_alone:
+                yield name, title, sql, "fl_worker"
+
+
+@pytest.mark.parametrize(
+    ("name", "title", "sql", "load"), list(cases()), ids=lambda value: value if len(value) < 40 else ""
+)
+def test_a_panels_query_finds_points(database: Influx, name: str, title: str, sql: str, load: str) -> None:
+    series = database.query(filled(sql, load))
+
+    excused = any(key[:2] == (name, title) and (len(key) == 2 or key[2] in sql) for key in NEEDS_HARDWARE)
+    assert series or excused, sql
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_variable_resolves(database: Influx, name: str) -> None:
+    for variable in dashboards.DASHBOARDS[name]()["templating"]["list"]:
+        series = database.query(filled(variable["query"]["query"], "docker_container"))
+        values = [row[-1] for one in series for row in one["values"]]
+        if variable["regex"]:
+            pattern = re.compile(variable["regex"].strip("/"))
+            values = [match.group(1) for value in values if (match := pattern.match(value))]
+        assert values, variable["name"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_panel_says_what_it_tells_and_why_it_may_be_empty(name: str) -> None:
+    for panel in dashboards.DASHBOARDS[name]()["panels"]:
+        if panel["type"] not in ("row", "text"):
+            assert panel["description"], panel["title"]
+            assert panel["fieldConfig"]["defaults"]["noValue"], panel["title"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_panels_fill_the_grid_without_overlap(name: str) -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in dashboards.DASHBOARDS[name]()["panels"]:
+        grid: dict[str, Any] = panel["gridPos"]
+        cells = set(
+            itertools.product(
+                range(grid["x"], grid["x"] + grid["w"]), range(grid["y"], grid["y"] + grid["h"])
+            )
+        )
+        assert not cells & taken, panel["title"]
+        assert grid["x"] + grid["w"] <= 24, panel["title"]
+        taken |= cells
+
+
+def test_the_home_dashboard_is_one_that_is_provisioned() -> None:
+    grafana = YAML(typ="safe").load((ROOT / "compose.yaml").read_text())["services"]["grafana"]
+    home = grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+
+    assert (GRAFANA / "dashboards" / Path(home).name).is_file()
+    assert json.loads((GRAFANA / "dashboards" / Path(home).name).read_text())["uid"] == "lab-federation"

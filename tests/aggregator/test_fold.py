@@ -158,7 +158,7 @@ def test_with_a_float16_wire_clients_fetch_float16_and_the_checkpoint_stays_floa
         np.testing.assert_array_equal(found, exact)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     order=st.permutations(range(4)),
     block=st.integers(1, 60),

@@ -290,7 +290,7 @@ def test_what_was_accepted_before_sigkill_is_there_after_it(store: Store, tmp_pa
     assert len(found) >= last + 1
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     steps=st.lists(
         st.sampled_from(["begin", "retry", "accept", "commit", "end", "reopen"]), min_size=4, max_size=25

@@ -5,9 +5,9 @@ since the aggregator runs none of their code. Three kinds of sums, told apart by
 
 - a number `x` is a sum over examples: its value is x / num_examples ("loss", "accuracy", …);
 - a list named "confusion" is a classes × classes matrix, row-major, rows the truth, columns the prediction.
-  It counts whatever was classified (examples, pixels) and gives "mean_iou", the mean of the classes'
-  intersection over union |true ∩ predicted| / |true ∪ predicted| (classes that occur in neither are left out),
-  "iou_0", "iou_1", …, and, where no sum of that name says it, "accuracy", the share of the diagonal;
+  It counts whatever was classified (examples, pixels) and gives "mean_iou", the classes' mean of
+  |true ∩ predicted| / |true ∪ predicted| (classes that occur in neither are left out), "iou_0", "iou_1", …,
+  and, where no sum of that name says it, "accuracy", the share of the diagonal;
 - any other list [numerators…, denominator] gives one value for each numerator, "x_0", "x_1", …, or just "x"
   where there is one: a ratio whose denominator is not the number of examples (words, pixels, positives).
 """

@@ -421,13 +421,8 @@ class Store:
         weights |= {commits[number]["weights"] for number in recomputed}
         weights |= {best.weights} if best else set()
         server = {commits[number]["server"] for number in {*recomputed, last} if number >= 0}
-        begun = self._one(
-            "SELECT round, trial FROM rounds WHERE run = ? AND round > ?"
-            " ORDER BY round DESC, trial DESC LIMIT 1",
-            run,
-            last,
-        )
-        under_way = (begun["round"], begun["trial"]) if begun else (last + 1, 1)
+        begun = self.open_round(run)
+        under_way = (begun.round, begun.trial) if begun else (last + 1, 1)
         return Wanted(
             weights={digest for digest in weights if digest is not None},
             messages={commit["message"] for commit in commits[-2:]},

@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -149,27 +149,22 @@ class _Look:
                 if self._matches(path, digest, groups, wire):
                     self._whole[kind].add(digest)
 
+    def _missing(self) -> set[Path]:
+        """What the run cannot go on without, and is not there."""
+        last = self._store.last_commit(self._row.id) or self._commits[-1]
+        needed: list[tuple[Kind, Digest]] = [("weights", last.weights)]
+        if last.message != last.weights:
+            needed.append(("messages", last.message))
+        if last.server is not None:
+            needed.append(("server", last.server))
+        needed += [("states", digest) for digest in self._store.client_states(self._row.id).values()]
+        paths = {self._files.path(kind, digest) for kind, digest in needed}
+        return {path for path in paths if not path.exists()}
+
     def _needed_files(self) -> None:
-        """What the run cannot go on without. Asked for last, since an aggregator may have moved on
-        meanwhile."""
-        wanted = self._store.wanted(self._row.id)
-        last = self._store.last_commit(self._row.id)
-        if last is None:
-            return
-        apart = {last.message} - {last.weights}
-        needed: Mapping[Kind, Collection[Digest]] = {
-            "weights": {last.weights},
-            "messages": apart,
-            "server": {last.server} if last.server else (),
-            "states": wanted.states,
-        }
-        for kind, digests in needed.items():
-            for digest in digests:
-                path = self._files.path(kind, digest)
-                if not path.exists():
-                    self._fault(
-                        f"{path} is missing: the run cannot go on; put it back from a copy, or start it anew"
-                    )
+        # Twice: an aggregator may have moved on, and removed a file, between the store's answer and the look.
+        for path in sorted(self._missing() & self._missing()):
+            self._fault(f"{path} is missing: the run cannot go on; put it back from a copy, or start it anew")
 
     def _spool(self, known: Initialized) -> None:
         """Accepted updates: all of the round under way, and of the rounds that the policy keeps."""

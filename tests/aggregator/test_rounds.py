@@ -1,8 +1,10 @@
 """The rounds of a run, event by event: what is asked of whom, what counts, and how it ends."""
 
 import time
+from dataclasses import replace
 
 import pytest
+from aggregator.book import Book
 from aggregator.events import (
     Accept,
     AcceptAgain,
@@ -584,6 +586,13 @@ def test_a_worker_that_refused_is_asked_again_once_it_joins_again():
     assert of(Give, lab.join("w1")) == [Give("w1", Key(0, "initialize"), 2)]
 
 
+def test_a_reply_after_a_refusal_does_not_count_even_while_nobody_else_has_the_order():
+    lab = Lab()
+    lab.to_round_one("w1")
+    lab.fail("w1", train(0), refused=True)
+    assert isinstance(only(Reject, lab.send("w1", train(1), attempt=1)).error, Superseded)
+
+
 def test_where_every_worker_refuses_the_run_waits_saying_why_and_then_fails():
     lab = Lab(rounds_={"wait_for_workers": 60})
     lab.join("w1")
@@ -919,6 +928,15 @@ def test_a_round_that_was_complete_is_closed_at_once_after_a_restart():
     assert lab.start()[0] == Close(1, 1, (0, 1, 2, 3), (), 0)
 
 
+def test_the_deadline_of_a_restarted_round_starts_anew():
+    begun = Recovered(committed=0, accuracies={0: 0.1}, trial=1, cohort=(0, 1, 2, 3))
+    lab = Lab(begun, rounds_={"deadline": 10, "quorum": 0.5})
+    lab.now = 500
+    lab.join("w1")
+    lab.start()
+    assert lab.wake == 510
+
+
 def test_first_weights_that_were_accepted_are_kept_after_a_restart():
     lab = Lab(Recovered(initialized="first"))
     assert lab.start()[0] == Close(0, 1, (), (), 0)
@@ -950,6 +968,25 @@ def test_a_pinned_run_keeps_its_clients_over_a_restart():
     assert {give.key.client: give.worker for give in of(Give, begun)} == {0: "w-b", 1: "w-c"}
 
 
+@pytest.mark.parametrize(
+    ("size", "oversample", "quorum", "asked", "needed"),
+    [(10, 0.1, 0.3, 11, 3), (100, 0.0, 0.55, 100, 55), (3, 0.5, 0.5, 5, 2), (1, 0.0, 0.01, 1, 1)],
+)
+def test_shares_are_rounded_up_but_not_for_a_hair(size, oversample, quorum, asked, needed):
+    known = replace(settings(), cohort_size=size, oversample=oversample, quorum=quorum)
+    assert (known.asked(1), known.needed(1)) == (asked, needed)
+
+
+def test_orders_of_closed_rounds_are_forgotten():
+    book = Book({train(0): Issued(3, "w1")})
+    book.want([train(0)])
+    book.give(train(0), "w1")
+    book.close(train(0))
+    book.forget(2)
+    book.want([train(0)])
+    assert book.give(train(0), "w1") == Give("w1", train(0), 1)
+
+
 # --- samplers ------------------------------------------------------------------------------------------
 
 
@@ -965,8 +1002,6 @@ class Remembering:
 
 
 def test_the_sampler_is_told_of_seed_round_trial_and_history():
-    from dataclasses import replace
-
     lab = Lab()
     sampler = Remembering()
     lab.rounds = Rounds(replace(settings(clients=4, fraction=0.5, seed=7), sampler=sampler))
@@ -1007,6 +1042,29 @@ def test_whatever_workers_and_users_may_do_at_any_time_is_legal_at_any_time():
         WorkerGone,
         StopAsked,
     }
+
+
+def test_after_the_end_everything_is_legal_and_changes_nothing():
+    lab = Lab()
+    lab.to_round_one("w1")
+    end = only(End, lab.tell(StopAsked("by its user", 0)))
+    for late in (
+        WorkerArrived("w2", "n", False, 0),
+        WorkerGone("w1", 0),
+        OrderFailed(train(0), 1, "w1", False, "late", 0),
+        TimePassed(99),
+        RoundCommitted(1, 0),
+        RoundScored(0, 0.5, 0),
+        StopAsked("again", 0),
+        PauseAsked("disk full", 0),
+    ):
+        assert lab.tell(late) == []
+    assert lab.tell(ResumeAsked(0)) == [end]
+    for key, kind in ((train(0), UpdateArrived), (Key(0, "initialize"), InitializeArrived)):
+        assert isinstance(only(Reject, lab.tell(kind(key, 1, "w1", "d", 0))).error, Stale)
+    shard = Key(0, "evaluate", shard=0)
+    assert isinstance(only(Reject, lab.tell(EvaluationArrived(shard, 1, "w1", 0))).error, Stale)
+    assert (lab.rounds.state, lab.rounds.reason) == ("stopped", "by its user")
 
 
 # --- figures -------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ class Settings:
             seed=experiment.seed,
             clients=experiment.clients.count,
             cohort_size=experiment.cohort_size,
-            pinned=str(experiment.partition.kind) == "pinned",
+            pinned=experiment.partition.kind == "pinned",
             rounds=rounds.count if participants is None else min(rounds.count, len(participants)),
             deadline=None if replay else rounds.deadline,
             quorum=1.0 if replay else rounds.quorum,

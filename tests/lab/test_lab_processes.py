@@ -1,4 +1,4 @@
-"""`lab` as its users run it: real processes from the command to the results, and what happens when one dies."""
+"""`lab` as its users run it: real processes from the command to the results, and what if one dies."""
 
 from __future__ import annotations
 
@@ -22,8 +22,6 @@ from lab.export import read_weights
 from lab.native import Folders, native
 from roundtable import experiment as experiments
 from roundtable.codec import content_hash
-
-pytestmark = pytest.mark.xdist_group("lab-processes")
 
 SMALL = """
 name = "small"
@@ -74,7 +72,7 @@ class Running:
 def begin(*arguments: str | Path) -> Running:
     command = [*LAB, *map(str, arguments)]
     process = subprocess.Popen(
-        [*LAB, *map(str, arguments)],
+        command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -208,9 +206,11 @@ def test_ctrl_c_leaves_nothing_even_of_frozen_workers_and_resume_ends_with_the_s
 ) -> None:
     runs = tmp_path / "runs"
     running = begin("run", finished.experiment, "--workers", "2", "--runs-dir", runs)
+    running.wait_for("TensorFlow is being imported")
+    workers = [one(runs, "worker-1"), one(runs, "worker-2")]
     running.wait_for("4 in", 90)  # the first round's line
-    for node in ("worker-1", "worker-2"):
-        one(runs, node).suspend()  # SIGTERM will not reach them
+    for worker in workers:
+        worker.suspend()  # SIGTERM will not reach it
 
     assert run_app(["status", "--runs-dir", str(runs)]) == 0
     assert "worker-2" in capsys.readouterr().out
@@ -263,8 +263,10 @@ def test_children_go_when_lab_is_killed(finished: Finished, tmp_path: Path) -> N
 def test_a_worker_that_dies_is_shown_and_the_run_goes_on(finished: Finished, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     running = begin("run", finished.experiment, "--workers", "2", "--runs-dir", runs)
+    running.wait_for("TensorFlow is being imported")
+    worker = one(runs, "worker-2")
     running.wait_for("4 in", 90)
-    one(runs, "worker-2").kill()
+    worker.kill()
     said = running.end(90)
     assert running.process.returncode == 0, said
     assert "! worker-2 was killed by signal 9" in said

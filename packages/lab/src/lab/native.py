@@ -30,9 +30,8 @@ from lab.signals import deaf, deferred
 
 HOST: Final = "127.0.0.1"
 AGGREGATOR_STARTS: Final[Seconds] = 60.0
-GRACE: Final[Seconds] = (
-    1.2  # from SIGTERM to SIGKILL: workers first, so that they can say goodbye, then the aggregator
-)
+# From SIGTERM to SIGKILL: the workers first, so that they can say goodbye, then the aggregator.
+GRACE: Final[Seconds] = 0.9
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,14 @@ INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def install() -> None:
-    """All three become KeyboardInterrupt. SIGINT too: it is ignored where `lab` is a script's background job."""
+    """All become KeyboardInterrupt; SIGINT too, which a script's background job would ignore."""
     for number in INTERRUPTS:
         signal.signal(number, _interrupt)
 
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """What must be whole, such as starting a process and remembering it: an interrupt comes right after it."""
+    """For what must be whole, as starting a process and noting it: an interrupt comes right after."""
     came: list[int] = []
     with _handled(lambda number, _: came.append(number)):
         yield

@@ -50,8 +50,8 @@ def of_ledger(run: RunView, entries: Any) -> Verdict:
 def of_files(run: RunId, folders: Folders) -> Verdict:
     """Everything, in a process of the aggregator's. Raises RoundtableError when it cannot even begin.
 
-    The head that a finished run's result.json names is held against the ledger: a chain alone cannot show that
-    all of it was rewritten.
+    The head that a finished run's result.json names is held against the ledger: a chain alone
+    cannot show that all of it was rewritten.
     """
     command = [sys.executable, "-m", "aggregator.verify", run, "--state-dir", str(folders.state), "--json"]
     command += _known_head(folders.runs / run)

@@ -6,7 +6,6 @@ recovery.
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 
 from roundtable.codec import size_limit
@@ -44,8 +43,6 @@ class ActiveRun:
     took_part: set[WorkerId] = field(default_factory=set)
     shown: RunState = "waiting"
     reason: str | None = None
-    closing: asyncio.Task[None] | None = None
-    tidying: asyncio.Task[None] | None = None
 
     @classmethod
     def of(cls, known: Known, files: RunFiles, machine: Rounds, feed: Feed) -> ActiveRun:

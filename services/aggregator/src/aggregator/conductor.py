@@ -1,17 +1,15 @@
 """The driver of the run under way: tells its machine what happened and carries out what it answers, in order.
 
-Everything but the fold itself (`close_round`) runs inside a turn (`turns`), so nothing else changes
+Everything here runs inside a turn (`turns`), so nothing else changes
 meanwhile. What is promised to somebody is in the store first: an order before it is given, an update before
 its 2xx. What cannot be written because the disk is full pauses the run, and is said again by the machine when
 it is resumed.
 
-    turn      event → Rounds.handle → commands → store thread / desk / feed
-    Close     fold thread, beside the turns, then a turn of its own for the commit
+    event → Rounds.handle → commands → store thread · desk · feed · closing
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from aggregator import commit
 from aggregator.active import ActiveRun
 from aggregator.checks import Checked, CheckedInitial
 from aggregator.clock import Clock, Timer
+from aggregator.closing import Closing
 from aggregator.desk import Desk
 from aggregator.events import (
     Accept,
@@ -42,7 +41,6 @@ from aggregator.events import (
     Pin,
     Place,
     Reject,
-    RoundCommitted,
     RoundScored,
     Score,
     Show,
@@ -53,8 +51,6 @@ from aggregator.events import (
     Withdraw,
 )
 from aggregator.logs import note, trouble
-from aggregator.recover import seen
-from aggregator.rounds import Phase
 from aggregator.rows import Accepted, EvaluationRow
 from aggregator.store import Store
 from aggregator.threads import OneThread
@@ -97,6 +93,7 @@ class Conductor:
         self._desk = desk
         self._clock = clock
         self._ended = ended
+        self._closing = Closing(run, storing, folding, turns, clock, store, self)
         self._wake: Timer | None = None
         self._doomed: str | None = None  # why the run fails for good, found while folding
         self._follow: deque[Event] = deque()
@@ -108,9 +105,7 @@ class Conductor:
     def close(self) -> None:
         """When the process ends: what is under way is taken up from the store at its next start."""
         self._set_alarm(None)
-        for task in (self.run.closing, self.run.tidying):
-            if task is not None:
-                task.cancel()
+        self._closing.cancel()
 
     # --- turns ----------------------------------------------------------------------------------------------
 
@@ -184,7 +179,7 @@ class Conductor:
             case Wake(at):
                 self._set_alarm(at)
             case Close():
-                self._begin_closing(command)
+                self._closing.begin(command)
             case Score(round_number):
                 record = await self._storing.call(commit.score, self._store, run.id, round_number)
                 run.records[record.round] = record
@@ -289,51 +284,10 @@ class Conductor:
 
         self._turns.post(tell)
 
-    # --- closing a round ------------------------------------------------------------------------------------
+    # --- what goes wrong ------------------------------------------------------------------------------------
 
-    def _begin_closing(self, close: Close) -> None:
-        if self.run.closing is None:  # else it is said again while it is being carried out
-            self.run.closing = asyncio.get_running_loop().create_task(
-                self.close_round(close, self._clock.wall())
-            )
-
-    async def close_round(self, close: Close, began: Seconds) -> None:
-        """Fold beside the turns; commit in a turn."""
-        run = self.run
-        try:
-            if run.tidying is not None:
-                await run.tidying  # else it would take this round's files for left-overs of the last
-            closing = await self._storing.call(commit.plan_round, self._store, run.files, run.id, close)
-            outcome = await self._folding.call(commit.carry_out, run.files, closing)
-        except Exception as error:  # noqa: BLE001 -- the run must say so and not hang
-            fault = error
-            await self._turns.submit(lambda: self._not_closed(fault))
-            return
-        await self._turns.submit(lambda: self._commit(closing, outcome, began))
-
-    async def _commit(self, closing: commit.Closing, outcome: commit.Outcome, began: Seconds) -> None:
-        run, close = self.run, closing.close
-        if run.machine.phase is Phase.ENDED:
-            run.closing = None
-            return
-        times = commit.Times(run.started, began, self._clock.wall())
-        try:
-            record = await self._storing.call(
-                commit.commit_round, self._store, closing, outcome, times, bytes_down=run.bytes_down
-            )
-        except Exception as error:  # noqa: BLE001 -- as above
-            await self._not_closed(error)
-            return
-        run.closing = None
-        run.committed(record, outcome.folded.message, dict(outcome.states))
-        run.feed.round_changed(record)
-        run.feed.run_changed()
-        accounts = {client: seen(close.round, update.account) for client, update in closing.accepted.items()}
-        await self.handle(RoundCommitted(close.round, self.now, accounts))
-        run.tidying = asyncio.get_running_loop().create_task(self._tidy())
-
-    async def _not_closed(self, error: Exception) -> None:
-        self.run.closing = None
+    async def not_closed(self, error: Exception) -> None:
+        """A round could not be folded or committed: for want of space it is tried again after a resume."""
         if isinstance(error, StorageFull):
             await self.handle(PauseAsked(how_to_resume(error, self.run.id), self.now))
         else:
@@ -350,15 +304,6 @@ class Conductor:
         reason = self._doomed or ""
         await self.handle(PauseAsked(reason, self.now))  # a commit that will not come need not be waited for
         await self.handle(StopAsked(reason, self.now))
-
-    async def _tidy(self) -> None:
-        """Files that nothing names go, beside the turns; where that fails they stay until the next time."""
-        run = self.run
-        try:
-            wanted = await self._storing.call(self._store.wanted, run.id)
-            await self._folding.call(run.files.tidy, wanted)
-        except (RoundtableError, OSError) as error:
-            trouble("files that are not needed could not be removed", run=run.id, detail=str(error))
 
     # --- the run's state ------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import os
 import secrets
 import stat
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from roundtable.errors import InvalidSetting, Unauthorized
@@ -34,7 +35,7 @@ class Tokens:
         _compare(authorization, self.admin, "admin")
 
     def session(self, worker: WorkerId) -> str:
-        return f"{worker}.{hmac.digest(self.secret.encode(), worker.encode(), 'sha256').hex()}"
+        return _session(self.secret, worker)
 
     def worker_of(self, authorization: str | None) -> WorkerId:
         """The worker that a session token names. Raises Unauthorized."""
@@ -45,6 +46,11 @@ class Tokens:
                 "the session token is not one of this aggregator's: join again with the join token"
             )
         return worker
+
+
+@lru_cache(1024)  # asked for with each request
+def _session(secret: str, worker: WorkerId) -> str:
+    return f"{worker}.{hmac.digest(secret.encode(), worker.encode(), 'sha256').hex()}"
 
 
 def open_tokens(join: Path, admin: Path, secret: Path) -> Tokens:

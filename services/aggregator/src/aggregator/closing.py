@@ -1,0 +1,111 @@
+"""Carrying out Close: the fold beside the turns, the commit in a turn, and then the files that are done with.
+
+One round at a time, and a fold begins only when the files of the round before are tidied: else it could take what the
+fold has just written for left-overs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from roundtable.errors import RoundtableError
+from roundtable.types import Seconds
+
+from aggregator import commit
+from aggregator.active import ActiveRun
+from aggregator.clock import Clock
+from aggregator.events import Close, Event, RoundCommitted
+from aggregator.logs import trouble
+from aggregator.recover import seen
+from aggregator.rounds import Phase
+from aggregator.store import Store
+from aggregator.threads import OneThread
+from aggregator.turns import Turns
+
+
+class Driver(Protocol):
+    """Who is told what came of it, inside a turn."""
+
+    async def handle(self, event: Event) -> None: ...
+
+    async def not_closed(self, error: Exception) -> None: ...
+
+
+class Closing:
+    def __init__(
+        self,
+        run: ActiveRun,
+        storing: OneThread,
+        folding: OneThread,
+        turns: Turns,
+        clock: Clock,
+        store: Store,
+        driver: Driver,
+    ) -> None:
+        self._run = run
+        self._storing = storing
+        self._folding = folding
+        self._turns = turns
+        self._clock = clock
+        self._store = store
+        self._driver = driver
+        self._task: asyncio.Task[None] | None = None
+        self._tidying: asyncio.Task[None] | None = None
+
+    def begin(self, close: Close) -> None:
+        """Said again while it is being carried out, it changes nothing."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._fold(close, self._clock.wall()))
+
+    def cancel(self) -> None:
+        for task in (self._task, self._tidying):
+            if task is not None:
+                task.cancel()
+
+    async def _fold(self, close: Close, began: Seconds) -> None:
+        run = self._run
+        try:
+            if self._tidying is not None:
+                await self._tidying
+            planned = await self._storing.call(commit.plan_round, self._store, run.files, run.id, close)
+            outcome = await self._folding.call(commit.carry_out, run.files, planned)
+        except Exception as error:  # noqa: BLE001 -- the run must say so and not hang
+            fault = error
+            await self._turns.submit(lambda: self._failed(fault))
+            return
+        await self._turns.submit(lambda: self._commit(planned, outcome, began))
+
+    async def _commit(self, planned: commit.Closing, outcome: commit.Outcome, began: Seconds) -> None:
+        run, close = self._run, planned.close
+        if run.machine.phase is Phase.ENDED:  # stopped meanwhile: a resume closes the round anew
+            self._task = None
+            return
+        times = commit.Times(run.started, began, self._clock.wall())
+        try:
+            record = await self._storing.call(
+                commit.commit_round, self._store, planned, outcome, times, bytes_down=run.bytes_down
+            )
+        except Exception as error:  # noqa: BLE001 -- as above
+            await self._failed(error)
+            return
+        self._task = None
+        run.committed(record, outcome.folded.message, dict(outcome.states))
+        run.feed.round_changed(record)
+        run.feed.run_changed()
+        accounts = {client: seen(close.round, update.account) for client, update in planned.accepted.items()}
+        await self._driver.handle(RoundCommitted(close.round, self._clock.monotonic(), accounts))
+        self._tidying = asyncio.get_running_loop().create_task(self._tidy())
+
+    async def _failed(self, error: Exception) -> None:
+        self._task = None
+        await self._driver.not_closed(error)
+
+    async def _tidy(self) -> None:
+        """Where that fails, what is not needed stays until the next time."""
+        run = self._run
+        try:
+            wanted = await self._storing.call(self._store.wanted, run.id)
+            await self._folding.call(run.files.tidy, wanted)
+        except (RoundtableError, OSError) as error:
+            trouble("files that are not needed could not be removed", run=run.id, detail=str(error))

@@ -1,5 +1,6 @@
 """The rounds of a run, event by event: what is asked of whom, what counts, and how it ends."""
 
+import pickle
 import time
 from dataclasses import replace
 
@@ -1070,21 +1071,33 @@ def test_after_the_end_everything_is_legal_and_changes_nothing():
 # --- figures -------------------------------------------------------------------------------------------
 
 
+def test_a_long_run_does_not_grow():
+    lab = Lab(clients=20, rounds=40)
+    lab.to_round_one("w1", "w2")
+    sizes = []
+    for _ in range(39):
+        lab.finish("train")
+        lab.commit()
+        lab.score()
+        sizes.append(len(pickle.dumps(lab.rounds)))
+    assert sizes[-1] - sizes[3] < 36 * 40  # a number and its score a round
+
+
 def test_a_thousand_clients_cost_microseconds_an_event():
     lab = Lab(clients=1000, rounds=3)
     lab.to_round_one(*(f"w{n}" for n in range(50)))
     spent, events = 0.0, 0
     for _ in range(3):
         batch = [UpdateArrived(k, lab.holding[w, k], w, "d", 0.0) for w, k in lab.orders("train")]
-        began = time.perf_counter()
+        began = time.process_time()
         for event in batch:
             lab.rounds.handle(event)
         commands = lab.rounds.handle(RoundCommitted(lab.rounds.round, 0.0))
-        spent += time.perf_counter() - began
+        spent += time.process_time() - began
         events += len(batch) + 1
         lab.holding = {(give.worker, give.key): give.attempt for give in of(Give, commands)}
         lab.score()
     assert lab.rounds.state == "finished"
     assert events == 3003
     print(f"{spent / events * 1e6:.1f} µs an event")
-    assert spent / events < 250e-6  # 50 where nothing else runs; a shared machine is slower
+    assert spent / events < 150e-6  # 20 to 40 on its own; processors differ

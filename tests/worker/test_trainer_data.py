@@ -263,7 +263,9 @@ def test_cifar10_jpegs_are_decoded(tmp_path: Path) -> None:
     assert task.train_labels(tmp_path).tolist() == list(range(6))
     content["jpeg_test"] = content["jpeg_test"][::-1]
     np.savez(tmp_path / "cifar10-jpeg.npz", **content)
-    with pytest.raises(InvalidData, match=r"image 0 of test cannot be decoded .* see datasets/README.md"):
+    with pytest.raises(
+        InvalidData, match=r"one of the images 0 … 4999 of test cannot be decoded .* see datasets/README.md"
+    ):
         task.load(tmp_path)
 
 

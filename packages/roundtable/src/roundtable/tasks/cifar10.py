@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from roundtable.tasks.task import Data, Task
 from roundtable.types import Array
 
 REMEDY = "see datasets/README.md for how to prepare CIFAR-10"
+BATCH = 5000  # images decoded in one call
 PATIENCE = 20.0  # seconds without a byte before a download is given up
 
 
@@ -87,16 +89,27 @@ def _decoded(path: Path, part: str) -> Array:
 
     keys = (f"jpeg_{part}", f"offsets_{part}")
     arrays = read_npz(path, keys, REMEDY)
-    body, offsets = arrays[keys[0]].tobytes(), arrays[keys[1]]
-    images = np.empty((len(offsets) - 1, 32, 32, 3), np.uint8)
-    try:
-        for index in range(len(images)):
-            coded = body[offsets[index] : offsets[index + 1]]
-            images[index] = tf.io.decode_jpeg(coded, channels=3, dct_method="INTEGER_ACCURATE").numpy()
-    except (tf.errors.InvalidArgumentError, ValueError, TypeError) as error:
-        raise InvalidData(
-            f"{path}: image {index} of {part} cannot be decoded ({type(error).__name__}); {REMEDY}"
-        ) from None
+    body, offsets = arrays[keys[0]].tobytes(), arrays[keys[1]].tolist()
+    coded = [body[begin:end] for begin, end in pairwise(offsets)]
+    images = np.empty((len(coded), 32, 32, 3), np.uint8)
+    image = tf.TensorSpec(images.shape[1:], tf.uint8)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+    def decode(batch: Any) -> Any:
+        return tf.map_fn(
+            lambda one: tf.io.decode_jpeg(one, channels=3, dct_method="INTEGER_ACCURATE"),
+            batch,
+            fn_output_signature=image,
+        )
+
+    for at in range(0, len(coded), BATCH):
+        try:
+            images[at : at + BATCH] = decode(tf.constant(coded[at : at + BATCH], tf.string)).numpy()
+        except (tf.errors.InvalidArgumentError, ValueError) as error:
+            raise InvalidData(
+                f"{path}: one of the images {at} … {at + BATCH - 1} of {part} cannot be decoded "
+                f"({type(error).__name__}); {REMEDY}"
+            ) from None
     return images
 
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
-from pathlib import Path
 
-from roundtable.errors import CorruptStore, NotPossible, StorageFull, Unknown
+from roundtable.errors import CorruptStore, NotPossible, StorageFull
 from roundtable.messages import ENDED, CreateRun, Order, Plan, RunDetail, RunState, RunView, WorkerView
-from roundtable.types import ClientId, Digest, RunId
+from roundtable.types import ClientId, RunId
 
 from aggregator import views
 from aggregator.active import ActiveRun
+from aggregator.archive import Archive
 from aggregator.clock import Clock
 from aggregator.commit import tidy
 from aggregator.conductor import Conductor, how_to_resume
@@ -31,7 +31,7 @@ from aggregator.settings import ServiceSettings
 from aggregator.soundness import check_run
 from aggregator.store import Store
 from aggregator.terms import Settings
-from aggregator.threads import OneThread
+from aggregator.threads import OneThread, StoreThread
 from aggregator.turns import Turns
 
 
@@ -54,51 +54,39 @@ class Runs:
         self._desk = desk
         self._present = present
         self._workers = workers
-        self.storing = OneThread("store")
+        self.storing = StoreThread()
+        self.archive = Archive(self.storing, settings)
         self.folding = OneThread("fold")
         self.active: Conductor | None = None
         self._feeds: dict[RunId, Feed] = {}  # of runs that have not ended
-        self.store: Store
+
+    @property
+    def store(self) -> Store:
+        return self.storing.store
 
     # --- reading --------------------------------------------------------------------------------------------
 
     async def views(self) -> list[RunView]:
         """Oldest first."""
-
-        def read() -> list[RunView]:
-            return [self._stored(row) for row in self.store.runs()]
-
-        live = self.live
-        return [
-            views.live_view(live) if live and view.id == live.id else view
-            for view in await self.storing.call(read)
-        ]
+        stored, live = await self.archive.views(), self.live
+        return [views.live_view(live) if live and view.id == live.id else view for view in stored]
 
     async def view(self, run: RunId) -> RunView:
         """Raises Unknown."""
-        if self.live is not None and self.live.id == run:
-            return views.live_view(self.live)
-        return await self.storing.call(lambda: self._stored(self.store.run(run)))
+        live = self._live(run)
+        return views.live_view(live) if live else await self.archive.view(run)
 
     async def detail(self, run: RunId) -> RunDetail:
         """Raises Unknown."""
-        live = self.live
-        if live is not None and live.id == run:
-            return views.detail(views.live_view(live), live.row, live.records.values())
-
-        def read() -> RunDetail:
-            row = self.store.run(run)
-            return views.detail(self._stored(row), row, [commit.record for commit in self.store.commits(run)])
-
-        return await self.storing.call(read)
+        live = self._live(run)
+        if live is None:
+            return await self.archive.detail(run)
+        return views.detail(views.live_view(live), live.row, live.records.values())
 
     async def plan(self, run: RunId) -> Plan:
         """Raises Unknown."""
-        if self.live is not None and self.live.id == run:
-            return self.live.plan
-        row = await self.storing.call(self.store.run, run)
-        arrays = row.initialized.arrays if row.initialized else None
-        return Plan(run=run, experiment=row.experiment, arrays=arrays, pinned_clients=row.pinned)
+        live = self._live(run)
+        return live.plan if live else await self.archive.plan(run)
 
     async def feed(self, run: RunId) -> Feed:
         """Of a run that has ended: a feed that says what it came to, and ends. Raises Unknown."""
@@ -112,34 +100,6 @@ class Runs:
         feed.close()
         return feed
 
-    async def ledger(self, run: RunId) -> str:
-        """A JSON list of the entries as they were hashed, oldest first. Raises Unknown."""
-
-        def read() -> str:
-            self.store.run(run)
-            return f"[{','.join(commit.entry for commit in self.store.commits(run))}]"
-
-        return await self.storing.call(read)
-
-    async def model(self, run: RunId, which: str) -> tuple[Path, Digest]:
-        """The checkpoint of `latest`, `best` or `round:N`. Raises Unknown where it is not kept."""
-
-        def find() -> tuple[Path, Digest]:
-            self.store.run(run)
-            if which == "latest":
-                commit = self.store.last_commit(run)
-            elif which == "best":
-                commit = self.store.best_commit(run) or self.store.last_commit(run)
-            else:
-                number = int(which.partition(":")[2])
-                commit = next((commit for commit in self.store.commits(run) if commit.round == number), None)
-            if commit is None:
-                raise Unknown(f"run {run} has no weights of {which}: see its rounds with `lab status`")
-            files = RunFiles(self._settings.state_dir, run, spool_dir=self._settings.spool_dir)
-            return files.weights(commit.weights), commit.weights
-
-        return await self.storing.call(find)
-
     @property
     def live(self) -> ActiveRun | None:
         return self.active.run if self.active else None
@@ -148,10 +108,8 @@ class Runs:
         if self.live is not None:
             self.live.feed.workers_changed()
 
-    def _stored(self, row: RunRow) -> RunView:
-        last = self.store.last_commit(row.id)
-        known = last if last is None or last.accuracy is not None else self.store.best_commit(row.id)
-        return views.stored_view(row, last, known.accuracy if known else None)
+    def _live(self, run: RunId) -> ActiveRun | None:
+        return self.live if self.live is not None and self.live.id == run else None
 
     # --- turns ----------------------------------------------------------------------------------------------
 
@@ -173,8 +131,7 @@ class Runs:
             self.active.close()
             self.active = None
         self.folding.close()
-        await self.storing.call(self.store.close)
-        self.storing.close()
+        await self.storing.shut()
 
     async def create(self, request: CreateRun) -> tuple[RunView, bool]:
         """The run, and whether it is new. Raises InvalidExperiment, StorageFull."""
@@ -330,5 +287,5 @@ class Runs:
         feed.close()
 
     async def _open_feed(self, row: RunRow) -> None:
-        view = await self.storing.call(self._stored, row)
+        view = await self.storing.call(self.archive.stored, row)
         self._feeds[row.id] = Feed(self._clock, lambda: view, self._workers)

@@ -19,7 +19,7 @@ from aggregator.reception import Reception
 from aggregator.replies import Replies
 from aggregator.runs import Runs
 from aggregator.settings import ServiceSettings
-from aggregator.store import FILE, open_store
+from aggregator.store import FILE
 from aggregator.turns import Turns
 
 
@@ -45,7 +45,7 @@ class Service:
 
     async def open(self) -> None:
         """Open the store and go on with what was under way. Raises CorruptStore, StorageFull."""
-        self.runs.store = await self.runs.storing.call(open_store, self.settings.state_dir / FILE)
+        await self.runs.storing.open(self.settings.state_dir / FILE)
         self._task = asyncio.create_task(self.turns.run())
         await self.reception.begin()
         await self.turns.submit(self.runs.begin)

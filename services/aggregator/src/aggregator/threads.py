@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import ParamSpec, TypeVar
+
+from aggregator.store import Store, open_store
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -21,3 +24,20 @@ class OneThread:
     def close(self) -> None:
         """Waits for what is being done; what has not begun is dropped."""
         self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+class StoreThread(OneThread):
+    """The store and the only thread that may use it: `await storing.call(storing.store.…)`."""
+
+    store: Store
+
+    def __init__(self) -> None:
+        super().__init__("store")
+
+    async def open(self, path: Path) -> None:
+        """Raises CorruptStore, StorageFull."""
+        self.store = await self.call(open_store, path)
+
+    async def shut(self) -> None:
+        await self.call(self.store.close)
+        self.close()

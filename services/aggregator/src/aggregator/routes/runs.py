@@ -76,7 +76,7 @@ async def resume(request: Request, run: RunId) -> Response:
 @router.get("/v1/runs/{run}/ledger")
 async def ledger(request: Request, run: RunId) -> Response:
     """The chain's entries as they were hashed, oldest first."""
-    return Response(await service_of(request).runs.ledger(run), media_type="application/json")
+    return Response(await service_of(request).runs.archive.ledger(run), media_type="application/json")
 
 
 @router.get("/v1/runs/{run}/model", response_class=Response)
@@ -84,5 +84,5 @@ async def model(request: Request, run: RunId, which: str = "latest") -> Response
     """The weights as safetensors: `latest`, `best` or `round:N` (kept rounds only)."""
     if not re.fullmatch(r"latest|best|round:\d{1,9}", which, re.ASCII):
         raise InvalidInput(f'which: "latest", "best" or "round:N", found {which!r:.40}')
-    path, digest = await service_of(request).runs.model(run, which)
+    path, digest = await service_of(request).runs.archive.model(run, which)
     return ContentFile(path, digest, lambda _: None)

@@ -1,0 +1,79 @@
+"""Runs as the store has them: what can be read of those that wait or have ended. Nothing here changes anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from roundtable.errors import Unknown
+from roundtable.messages import Plan, RunDetail, RunView
+from roundtable.types import Digest, RunId
+
+from aggregator import views
+from aggregator.files import RunFiles
+from aggregator.rows import RunRow
+from aggregator.settings import ServiceSettings
+from aggregator.threads import StoreThread
+
+
+class Archive:
+    """Every method but `stored` may be called from anywhere, and raises Unknown for a run that is not there."""
+
+    def __init__(self, storing: StoreThread, settings: ServiceSettings) -> None:
+        self._storing = storing
+        self._settings = settings
+
+    def stored(self, row: RunRow) -> RunView:
+        """On the store thread."""
+        store = self._storing.store
+        last = store.last_commit(row.id)
+        known = last if last is None or last.accuracy is not None else store.best_commit(row.id)
+        return views.stored_view(row, last, known.accuracy if known else None)
+
+    async def views(self) -> list[RunView]:
+        """Oldest first."""
+        return await self._storing.call(lambda: [self.stored(row) for row in self._storing.store.runs()])
+
+    async def view(self, run: RunId) -> RunView:
+        return await self._storing.call(lambda: self.stored(self._storing.store.run(run)))
+
+    async def detail(self, run: RunId) -> RunDetail:
+        def read() -> RunDetail:
+            store = self._storing.store
+            row = store.run(run)
+            return views.detail(self.stored(row), row, [commit.record for commit in store.commits(run)])
+
+        return await self._storing.call(read)
+
+    async def plan(self, run: RunId) -> Plan:
+        row = await self._storing.call(self._storing.store.run, run)
+        arrays = row.initialized.arrays if row.initialized else None
+        return Plan(run=run, experiment=row.experiment, arrays=arrays, pinned_clients=row.pinned)
+
+    async def ledger(self, run: RunId) -> str:
+        """A JSON list of the entries as they were hashed, oldest first."""
+
+        def read() -> str:
+            self._storing.store.run(run)
+            return f"[{','.join(commit.entry for commit in self._storing.store.commits(run))}]"
+
+        return await self._storing.call(read)
+
+    async def model(self, run: RunId, which: str) -> tuple[Path, Digest]:
+        """The checkpoint of `latest`, `best` or `round:N`; Unknown where it is not kept, too."""
+
+        def find() -> tuple[Path, Digest]:
+            store = self._storing.store
+            store.run(run)
+            if which == "latest":
+                commit = store.last_commit(run)
+            elif which == "best":
+                commit = store.best_commit(run) or store.last_commit(run)
+            else:
+                number = int(which.partition(":")[2])
+                commit = next((commit for commit in store.commits(run) if commit.round == number), None)
+            if commit is None:
+                raise Unknown(f"run {run} has no weights of {which}: see its rounds with `lab status`")
+            files = RunFiles(self._settings.state_dir, run, spool_dir=self._settings.spool_dir)
+            return files.weights(commit.weights), commit.weights
+
+        return await self._storing.call(find)

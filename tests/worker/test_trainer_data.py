@@ -123,6 +123,8 @@ def test_a_pinned_node_trains_on_its_own_folder(tmp_path: Path) -> None:
     assert ours.train(2, 1, weights, None, None, never).num_examples == 40
     with pytest.raises(NotAsked):
         ours.train(0, 1, weights, None, None, never)
+    early = trainer(pinned_dir=tmp_path, partition={"kind": "pinned"})  # before the run told it its number
+    assert early.train(2, 1, weights, None, None, never).num_examples == 40
     elsewhere = trainer(partition={"kind": "pinned"})  # no folder: it evaluates, and agrees on the test set
     assert elsewhere.data_hash == ours.data_hash
     assert elsewhere.evaluate(weights, 0, None).num_examples == 71

@@ -30,18 +30,19 @@ class Partitions:
     x_test: Array
     y_test: Array
     indices: Mapping[ClientId, Int64]
+    node: Int64 | None  # all rows of a pinned node that has not been told yet which client it is
     data_hash: Digest
     holdout: float
     seed: int
 
     def of(self, client: ClientId) -> tuple[Int64, Int64]:
         """A client's rows: (to train on, held out). Raises NotAsked for a client that is not here."""
-        if client not in self.indices:
-            here = (
-                f"clients 0 … {len(self.indices) - 1}" if len(self.indices) > 1 else f"{list(self.indices)}"
-            )
+        rows = self.indices.get(client, self.node)
+        if rows is None:
+            clients = sorted(self.indices)
+            here = f"clients {clients[0]} … {clients[-1]}" if clients else "none: its DATA_DIR is not set"
             raise NotAsked(f"client {client} has no data on this worker, which has {here}")
-        return held_out(self.indices[client], self.holdout, self.seed, client)
+        return held_out(rows, self.holdout, self.seed, client)
 
 
 def read(
@@ -70,16 +71,18 @@ def read(
     check_classes(task, labels)
     x, y, digest = data.x_train, data.y_train, data.digest
     indices: dict[ClientId, Int64]
+    node: Int64 | None = None
     if experiment.partition.kind == "pinned":
         x, y, digest, indices = x[:0], y[:0], data.test_digest, {}
         if pinned_dir is not None:
             with blaming(f"task {experiment.task}: load_node() failed"):
                 x, y = load_node(task, pinned_dir, data)
+            node = np.arange(len(x), dtype=np.int64)
             if pinned_client is not None:
-                indices = {pinned_client: np.arange(len(x), dtype=np.int64)}
+                indices, node = {pinned_client: node}, None
     else:
         spread = experiment.partition.split(labels, experiment.clients.count, experiment.seed)
         indices = dict(enumerate(spread))
     return Partitions(
-        x, y, data.x_test, data.y_test, indices, digest, experiment.clients.holdout, experiment.seed
+        x, y, data.x_test, data.y_test, indices, node, digest, experiment.clients.holdout, experiment.seed
     )

@@ -94,14 +94,14 @@ def _decoded(path: Path, part: str) -> Array:
     images = np.empty((len(coded), 32, 32, 3), np.uint8)
     image = tf.TensorSpec(images.shape[1:], tf.uint8)
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
-    def decode(batch: Any) -> Any:
-        return tf.map_fn(
-            lambda one: tf.io.decode_jpeg(one, channels=3, dct_method="INTEGER_ACCURATE"),
-            batch,
-            fn_output_signature=image,
-        )
+    def decoded(one: Any) -> Any:
+        return tf.io.decode_jpeg(one, channels=3, dct_method="INTEGER_ACCURATE")
 
+    decode = tf.function(
+        lambda batch: tf.map_fn(decoded, batch, fn_output_signature=image),
+        input_signature=[tf.TensorSpec([None], tf.string)],
+        autograph=False,
+    )
     for at in range(0, len(coded), BATCH):
         try:
             images[at : at + BATCH] = decode(tf.constant(coded[at : at + BATCH], tf.string)).numpy()

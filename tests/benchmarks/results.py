@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 
-class Differs(Exception):  # noqa: N818 -- not an error of the code under test alone
+class Differs(Exception):
     """The results are not the same, so that comparing their times would say nothing."""
 
 

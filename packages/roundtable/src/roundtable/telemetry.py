@@ -1,8 +1,8 @@
 """Points about the lab, in InfluxDB line protocol, sent in the background and never waited for.
 
-`put` takes a point from any thread and returns at once: the queue is bounded, and what does not fit is dropped and
-counted. One thread sends batches to TELEMETRY_URL (Telegraf's influxdb_listener or InfluxDB: the same bytes).
-docs/telemetry.md lists the points.
+`put` takes a point from any thread and returns at once: the queue is bounded, and what does not fit is dropped
+and counted. One thread sends batches to TELEMETRY_URL (Telegraf's influxdb_listener or InfluxDB: the same
+bytes). docs/telemetry.md lists the points.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class Point:
 
 def line(point: Point) -> str | None:
     """The point in line protocol with nanoseconds; None where no field is left (the protocol needs one)."""
-    fields = [f"{_name(key)}={text}" for key, value in point.fields.items() if (text := _value(value)) is not None]
+    texts = {key: _value(value) for key, value in point.fields.items()}
+    fields = [f"{_name(key)}={text}" for key, text in texts.items() if text is not None]
     if not fields:
         return None
     tags = "".join(f",{_name(key)}={_name(value)}" for key, value in sorted(point.tags.items()) if value)
@@ -49,7 +50,7 @@ def _measurement(name: str) -> str:
 
 
 def _name(text: str) -> str:
-    """Tag keys, tag values and field keys: a line break would end the point, a trailing backslash escape its end."""
+    """Tag keys, tag values, field keys: a line break would end the point, a last backslash escape its end."""
     plain = text.replace("\n", " ").rstrip("\\")
     return plain.replace(",", "\\,").replace("=", "\\=").replace(" ", "\\ ")
 
@@ -69,7 +70,7 @@ def _value(value: Value | None) -> str | None:
 
 @dataclass
 class Telemetry:
-    """Sends points; `dropped` counts those that were given up. Use as a context manager, or `start` and `close`."""
+    """Sends points; `dropped` counts those given up. Use as a context manager, or `start` and `close`."""
 
     url: str
     client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=5.0))
@@ -116,7 +117,7 @@ class Telemetry:
         self._send_waiting()
 
     def _send_waiting(self) -> bool:
-        """Sends until nothing waits. False where nobody takes points now: they stay at the front of the queue."""
+        """Sends until nothing waits. False where nobody takes points now: they stay, first in the queue."""
         while True:
             with self._lock:
                 batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]

@@ -42,7 +42,8 @@ class Book:
     def want(self, keys: Iterable[Key]) -> None:
         """Attempts go on counting where an earlier issue is known."""
         for key in keys:
-            self.open[key] = self._done.pop(key, None) or Open(*self._issued.pop(key, (0, None)))
+            done = key in self._done
+            self.open[key] = self._done.pop(key) if done else Open(*self._issued.pop(key, (0, None)))
             self._idle(key)
 
     def give(self, key: Key, worker: WorkerId) -> Give:

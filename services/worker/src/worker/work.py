@@ -43,11 +43,11 @@ SPOILED = 3  # times a content may arrive with another hash before the order fai
 T = TypeVar("T")
 
 
-class Abandoned(Exception):  # noqa: N818 -- not an error: nobody wants the order's result any more
+class Abandoned(Exception):
     pass
 
 
-class NeedsFreshProcess(Exception):  # noqa: N818 -- not an error: TensorFlow takes such settings only once
+class NeedsFreshProcess(Exception):
     """This process has worked for a run of other settings: the new run can be had by starting over."""
 
 
@@ -117,7 +117,7 @@ class Work:
             result = OrderResult(
                 status="refused" if refused else "failed", problem=problem_of(error).type, detail=str(error)
             )
-        except Exception as error:  # noqa: BLE001 -- a task is the user's code and may raise anything; it is reported
+        except Exception as error:
             warn("traceback", traceback=True, order=order.id)
             words = " ".join(str(error).split())[:500]
             result = OrderResult(status="failed", detail=f"{type(error).__name__}: {words}")

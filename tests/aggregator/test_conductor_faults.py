@@ -298,7 +298,7 @@ async def test_restarts_at_every_step_end_with_the_same_weights(open_lab, make_e
     assert steps > 20
 
 
-def full(*_arguments):
+def full(*_arguments, **_options):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -389,6 +389,20 @@ async def test_a_fold_that_meets_a_full_disk_is_done_again_when_resumed(open_lab
             assert "no space left" in detail["reason"]
         assert (await lab.http.post(f"/v1/runs/{run}/resume", headers=lab.admin)).status_code == 200
         assert (await finish(lab, run, worker))["state"] == "finished"
+
+
+async def test_a_run_that_finds_no_room_to_begin_waits_for_its_resume(open_lab, make_experiment):
+    async with open_lab() as lab:
+        worker = await lab.joined()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Path, "mkdir", full)
+            run = await lab.create(make_experiment())
+            assert run["state"] == "queued"
+            feed = await lab.service.runs.feed(run["id"])
+            assert "no space left" in next(event.note for event in feed.after(0) if event.kind == "note")
+        reply = await lab.http.post(f"/v1/runs/{run['id']}/resume", headers=lab.admin)
+        assert reply.json()["state"] == "initializing"
+        assert (await finish(lab, run["id"], worker))["state"] == "finished"
 
 
 async def test_a_pinned_node_name_belongs_to_one_live_instance(open_lab):

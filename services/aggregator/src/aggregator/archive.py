@@ -1,4 +1,6 @@
-"""Runs as the store has them: what can be read of those that wait or have ended. Nothing here changes anything."""
+"""Runs as the store has them: what can be read of those that wait or have ended. Nothing here changes
+anything.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from aggregator.threads import StoreThread
 
 
 class Archive:
-    """Every method but `stored` may be called from anywhere, and raises Unknown for a run that is not there."""
+    """Every method but `stored` may be called from anywhere, and raises Unknown for a run that is not there.
+    """
 
     def __init__(self, storing: StoreThread, settings: ServiceSettings) -> None:
         self._storing = storing

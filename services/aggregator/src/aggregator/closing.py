@@ -1,7 +1,7 @@
 """Carrying out Close: the fold beside the turns, the commit in a turn, and then the files that are done with.
 
-One round at a time, and a fold begins only when the files of the round before are tidied: else it could take what the
-fold has just written for left-overs.
+One round at a time, and a fold begins only when the files of the round before are tidied: else it could take
+what the fold has just written for left-overs.
 """
 
 from __future__ import annotations

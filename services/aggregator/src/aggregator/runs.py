@@ -190,6 +190,8 @@ class Runs:
             await self._open_feed(await self.storing.call(self.store.run, run))
             if self.active is None:
                 await self._start_next()
+        elif self.active is None:  # there was no room for it to begin
+            await self._start_next()
         else:
             raise NotPossible(f"run {run} is {view.state}: its turn comes when the run before it has ended")
         return await self.view(run)
@@ -215,6 +217,10 @@ class Runs:
             except CorruptStore as error:
                 trouble("a run cannot go on", run=row.id, detail=str(error))
                 await self._record_end(row.id, "failed", str(error))
+            except StorageFull as error:
+                trouble("a run cannot begin", run=row.id, detail=str(error))
+                self._feeds[row.id].note(how_to_resume(error, row.id))
+                return
 
     async def _start(self, run: RunId) -> None:
         experiment = (await self.storing.call(self.store.run, run)).experiment

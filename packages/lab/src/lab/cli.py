@@ -5,10 +5,13 @@ The commands are put together in commands.py, where each mistake of a user's bec
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
+from typing import NoReturn
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run `lab` and exit with its code."""
     try:
         from lab import signals
@@ -19,4 +22,8 @@ def main() -> None:
         code = run_app(sys.argv[1:])
     except KeyboardInterrupt:
         code = 130
-    sys.exit(code)
+    # Everything is put away; taking the interpreter apart module by module would only keep the user waiting.
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # whoever read it has gone
+            stream.flush()
+    os._exit(code)

@@ -39,15 +39,14 @@ def run_app(arguments: Sequence[str]) -> int:
     except RoundtableError as error:
         return _refuse(str(error), exit_of(error))
     except BrokenPipeError:  # `lab runs | head`
-        sys.stdout = None  # nothing more to flush
         return Exit.DONE
     except Exception as error:
         words = getattr(error, "format_message", None)  # a mistake in the command line, in typer's words
         if words is None:
             raise  # a fault of ours: show where
         context = getattr(error, "ctx", None)
-        remedy = f" See `{context.command_path if context else 'lab'} --help`."
-        return _refuse(words() + remedy, Exit.BAD_INPUT) if words() else Exit.BAD_INPUT
+        remedy = f"see `{context.command_path if context else 'lab'} --help`"
+        return _refuse(f"{words().rstrip('.')}: {remedy}", Exit.BAD_INPUT) if words() else Exit.BAD_INPUT
 
 
 def _refuse(message: str, code: Exit) -> Exit:

@@ -73,7 +73,7 @@ class Progress:
         present = sum(worker.state == "present" for worker in self.workers)
         starting = len(self.launched) - present - len(self.died)
         if self.run is None:
-            return "starting the aggregator"
+            return "starting the aggregator" if self.launched else "asking for the run"
         if self.run.state in ("queued", "paused"):
             return f"{self.run.state}: {self.run.reason or 'another run is active'}"
         if self.run.state == "waiting":

@@ -12,6 +12,7 @@ from roundtable import experiment as experiments
 from roundtable.errors import InvalidSetting
 from roundtable.messages import CreateRun
 
+from lab.api import checked_url
 from lab.exits import Exit
 from lab.live import Live, Plain, Show, Silent, percent
 from lab.native import Folders
@@ -106,6 +107,8 @@ def replay(
 def _session(place: Place, workers: int, as_json: bool, no_live: bool) -> Session:
     if workers < 1:
         raise InvalidSetting(f"--workers {workers}: at least one is needed")
+    if place.url is not None:
+        checked_url(place.url)
     show: Show = Silent() if as_json else Live(out) if out.is_terminal and not no_live else Plain(out)
     return Session(place, show, psutil.Process().create_time(), workers)
 

@@ -1,0 +1,228 @@
+"""Whatever a user gets wrong ends in one line and an exit code; what needs no lab works without one."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from lab.commands import run_app
+from lab.exits import Exit, exit_of
+from roundtable.errors import (
+    CorruptStore,
+    InvalidExperiment,
+    NotPossible,
+    RunFailed,
+    Unauthorized,
+    Unknown,
+    Unreachable,
+)
+
+ROOT = Path(__file__).parents[2]
+GOOD = 'name = "good"\ntask = "digits"\n[clients]\ncount = 4\n'
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    path = tmp_path / "good.toml"
+    path.write_text(GOOD)
+    return path
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str]:
+    """The exit code and the line; it must be one, and nothing on stdout."""
+    code = run_app([str(argument) for argument in arguments])
+    told = capsys.readouterr()
+    assert told.err.startswith("lab: ")
+    assert told.err.count("\n") == 1
+    assert "Traceback" not in told.err
+    assert told.out == ""
+    return code, told.err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('name = "x"\ntask = ', "is not TOML"),
+        ('task = "mnist"\n', "name: found nothing"),
+        (GOOD + "colour = 3\n", "clients.colour: found an unknown field"),
+        (GOOD + "fraction = 1.5\n", "clients.fraction: found 1.5"),
+        (GOOD + "[rounds]\nquorum = 0.5\n", "rounds.quorum: found 0.5"),
+        (GOOD.replace("digits", "nonesuch"), "no such task"),
+        (GOOD.replace("digits", "mine:Task"), "cannot read"),
+        (GOOD.replace("count = 4", "count = 100000"), "100000"),
+    ],
+)
+def test_a_faulty_experiment_is_one_line_and_starts_nothing(
+    text: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "faulty.toml"
+    file.write_text(text)
+    for command in (["check", file], ["run", file, "--json", "--runs-dir", tmp_path / "runs"]):
+        code, line = refused(capsys, *command)
+        assert code == Exit.BAD_INPUT
+        assert words in line
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run"], "Missing argument 'EXPERIMENT'"),
+        (["run", "nowhere.toml"], "nowhere.toml: cannot be read"),
+        (["check", "."], "cannot be read"),
+        (["fly"], "No such command 'fly'"),
+        (["run", "x.toml", "--wrokers", "3"], "--wrokers"),
+        (["run", "{good}", "--workers", "0"], "--workers 0: at least one is needed"),
+        (["run", "{good}", "--port", "70000"], "--port"),
+        (["run", "{good}", "--url", "nonsense"], "is not an address"),
+        (["runs", "--runs-dir", "{home}/none"], "there are no runs"),
+        (["status", "--url", "ftp://x"], "is not an address"),
+        (["export", "latest", "model.h5"], "must end in .safetensors or .keras"),
+        (["export", "latest", "{home}/no/model.keras"], "there is no folder"),
+        (["partition", "{good}", "--plot", "{home}/plot.xyz"], "--plot"),
+        (["report", "nothing", "--runs-dir", "{home}/none"], "there are no runs"),
+    ],
+)
+def test_a_mistake_in_the_command_line_is_one_line(
+    arguments: list[str], words: str, good: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled = [argument.format(good=good, home=good.parent) for argument in arguments]
+    code, line = refused(capsys, *filled)
+    assert code == Exit.BAD_INPUT
+    assert words in line
+
+
+def test_missing_and_corrupt_data_are_found_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "m.toml"
+    file.write_text('name = "m"\ntask = "mnist"\n')
+    arguments = ["run", file, "--json", "--datasets-dir", tmp_path, "--runs-dir", tmp_path / "runs"]
+    code, line = refused(capsys, *arguments)
+    assert (code, "mnist.npz: there is no such file" in line) == (Exit.BAD_INPUT, True)
+    (tmp_path / "mnist.npz").write_bytes((ROOT / "datasets" / "mnist.npz").read_bytes()[:50_000])
+    code, line = refused(capsys, *arguments)
+    assert (code, "corrupt or truncated" in line) == (Exit.BAD_INPUT, True)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_port_in_use_is_one_line(good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        arguments = ["run", good, "--json", "--port", str(port), "--runs-dir", tmp_path / "runs"]
+        code, line = refused(capsys, *arguments)
+    assert code == Exit.BAD_INPUT
+    assert f"--port {port}: address already in use" in line
+
+
+def test_an_address_where_nobody_answers_is_one_line(
+    good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    for arguments in (
+        ["run", good, "--json", "--url", url, "--runs-dir", tmp_path / "runs"],
+        ["status", "--url", url],
+        ["runs", "--url", url],
+        ["verify", "x", "--url", url],
+    ):
+        code, line = refused(capsys, *arguments)
+        assert code == Exit.UNREACHABLE
+        assert f"no aggregator answers at {url}" in line
+
+
+def test_status_without_a_lab_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, line = refused(capsys, "status", "--runs-dir", tmp_path)
+    assert code == Exit.UNREACHABLE
+    assert "no lab is up" in line
+
+
+def test_a_runs_folder_that_cannot_be_made_is_one_line(
+    good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    code, line = refused(capsys, "run", good, "--json", "--runs-dir", tmp_path / "file" / "runs")
+    assert code == Exit.BAD_INPUT
+    assert "choose another folder with --runs-dir" in line
+
+
+def test_check_tells_sizes_as_json(good: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_app(["check", str(good), "--json"]) == Exit.DONE
+    body = json.loads(capsys.readouterr().out)
+    assert (body["cohort"], len(body["sizes"])) == (4, 4)
+    assert max(body["sizes"]) - min(body["sizes"]) <= 1
+
+
+def test_partition_counts_every_example_once_and_draws(
+    good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plot = tmp_path / "plot.png"
+    assert run_app(["partition", str(good), "--plot", str(plot), "--json"]) == Exit.DONE
+    body = json.loads(capsys.readouterr().out)
+    assert [len(row) for row in body["counts"]] == [10] * 4
+    run_app(["check", str(good), "--json"])
+    sizes = json.loads(capsys.readouterr().out)["sizes"]
+    assert [sum(row) for row in body["counts"]] == sizes
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_many_clients_are_drawn_as_a_heat_map(tmp_path: Path) -> None:
+    file = tmp_path / "many.toml"
+    file.write_text(GOOD.replace("count = 4", "count = 60"))
+    plot = tmp_path / "plot.svg"
+    assert run_app(["partition", str(file), "--plot", str(plot), "--json"]) == Exit.DONE
+    assert "<svg" in plot.read_text()
+
+
+def test_report_refuses_a_result_of_another_version(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "r1"
+    folder.mkdir()
+    (folder / "result.json").write_text('{"schema_version": 7}')
+    code, line = refused(capsys, "report", "r1", "--runs-dir", tmp_path)
+    assert (code, "is not a result of this version" in line) == (Exit.BAD_INPUT, True)
+    assert not (folder / "report.html").exists()
+
+
+def test_help_names_the_exit_codes_and_every_command_has_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_app(["--help"]) == Exit.DONE
+    page = " ".join(capsys.readouterr().out.split())
+    for words in ("0 done", "1 run or verification failed", "2 bad input", "3 unreachable"):
+        assert words in page
+    commands = "run resume replay check partition status runs stop verify export report"
+    for command in commands.split(" "):
+        assert command in page
+        assert run_app([command, "--help"]) == Exit.DONE
+        assert len(capsys.readouterr().out) > 200
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InvalidExperiment("x"), 2),
+        (Unauthorized("x"), 2),
+        (Unknown("x"), 2),
+        (NotPossible("x"), 2),
+        (Unreachable("x"), 3),
+        (RunFailed("x"), 1),
+        (CorruptStore("x"), 1),
+    ],
+)
+def test_exit_codes(error: Exception, code: int) -> None:
+    assert exit_of(error) == code  # type: ignore[arg-type]
+
+
+def test_what_needs_no_training_does_not_import_tensorflow(good: Path) -> None:
+    script = (
+        "import sys; from lab.commands import run_app; code = run_app(['check', sys.argv[1]]);"
+        "assert code == 0; assert not {'tensorflow', 'keras', 'matplotlib'} & set(sys.modules), 'imported'"
+    )
+    subprocess.run([sys.executable, "-c", script, str(good)], check=True, timeout=60, capture_output=True)

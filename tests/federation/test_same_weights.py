@@ -1,0 +1,45 @@
+"""Who trains what, and who is killed meanwhile, leaves no trace in the final weights."""
+
+from __future__ import annotations
+
+import pytest
+from roundtable.experiment import Experiment
+
+from tests.federation.processes import Lab, experiment
+
+pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("federation")]
+
+WORKERS = ("w1", "w2", "w3", "w4", "w5")
+
+
+def training(model: str) -> Experiment:
+    return experiment(
+        f"same-{model}", task_options={"model": model}, clients={"count": 10}, rounds={"count": 4}
+    )
+
+
+def test_1_worker_5_workers_and_5_with_one_killed_in_mid_round_end_with_the_same_weights(lab: Lab) -> None:
+    models = ("mlp", "cnn")
+    lab.have_workers("w1")
+    alone = {model: lab.run(training(model)) for model in models}
+    lab.have_workers(*WORKERS)
+    together = {model: lab.run(training(model)) for model in models}
+    killed = {}
+    for model in models:
+        lab.have_workers(*WORKERS)
+        run = lab.submit(training(model))
+        lab.wait_for_round(run, 2)
+        victim = lab.freeze_in_mid_round(run, "w5")
+        victim.kill()
+        killed[model] = lab.wait_for_end(run)
+        assert sum(record.lost for record in killed[model].history) > 0, (
+            "the worker that was killed had nothing to do"
+        )
+    for model in models:
+        runs = (alone[model], together[model], killed[model])
+        assert [run.state for run in runs] == ["finished"] * 3
+        assert len({run.history[-1].weights_hash for run in runs}) == 1
+        assert len({run.accuracy for run in runs}) == 1
+        assert [record.participants for record in killed[model].history[1:]] == [tuple(range(10))] * 4
+    assert alone["mlp"].history[-1].weights_hash != alone["cnn"].history[-1].weights_hash
+    assert max(len(record.workers) for record in together["mlp"].history) == 5, "somebody had no part in it"

@@ -79,7 +79,7 @@ clean: ## Remove what was installed and cached here; runs/ stays
 
 $(SETUP): uv.lock pyproject.toml $(wildcard packages/*/pyproject.toml services/*/pyproject.toml) $(UV_NEEDED)
 	@if [ -x $(BIN)/python ] && [ -z "$(PYTHON)" ]; then python=$(BIN)/python; else python=$$($(FIND_PYTHON)) || exit 1; fi; \
-	$(UV) sync --frozen --python "$$python"
+	$(UV) sync --frozen --compile-bytecode --python "$$python"
 	@touch $@
 
 .uv/bin/uv:

@@ -117,7 +117,7 @@ class Work:
             result = OrderResult(
                 status="refused" if refused else "failed", problem=problem_of(error).type, detail=str(error)
             )
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 -- a task's own code may raise anything; it is told, not hidden
             warn("traceback", traceback=True, order=order.id)
             words = " ".join(str(error).split())[:500]
             result = OrderResult(status="failed", detail=f"{type(error).__name__}: {words}")

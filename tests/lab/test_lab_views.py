@@ -46,7 +46,7 @@ def test_the_picture_fits_the_width_and_says_what_goes_on(running: Progress, wid
     for words in (
         "2/3 rounds",
         "round 3: 1 of 4 clients in",
-        "training client 1",
+        "training 1 client",
         "▲ died",
         "◌ starting",
         "600 MB",

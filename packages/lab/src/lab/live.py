@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
@@ -16,7 +17,8 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 from roundtable.experiment import Experiment
-from roundtable.messages import RoundRecord, WorkerView
+from roundtable.messages import RoundRecord, RunView, WorkerView
+from roundtable.types import ClientId
 
 from lab.progress import Progress
 
@@ -176,12 +178,23 @@ def _left(progress: Progress, rounds: int, now: float) -> str:
 
 
 def workers_table(
-    workers: tuple[WorkerView, ...], launched: tuple[str, ...] = (), died: dict[str, str] | None = None
+    workers: tuple[WorkerView, ...],
+    pending: frozenset[ClientId] = frozenset(),
+    launched: tuple[str, ...] = (),
+    died: Mapping[str, str] | None = None,
 ) -> Table:
-    """One row a worker: those that are here, those that were, those of ours that are still starting."""
+    """One row a worker: those that are here, those that were, those of ours that are still starting.
+
+    `pending`: clients whose updates of the round under way are not in yet.
+    """
     table = Table.grid(padding=(0, 2))
-    for widest in (18, 24, 22, 8):  # node, state, clients, memory: within 80 columns
-        table.add_column(no_wrap=True, overflow="ellipsis", max_width=widest)
+    for least, most in (
+        (0, 18),
+        (20, 24),
+        (0, 22),
+        (0, 8),
+    ):  # node, state, clients, memory: 80 columns
+        table.add_column(no_wrap=True, overflow="ellipsis", min_width=least, max_width=most)
     gone = died or {}
     by_node = {worker.node: worker for worker in workers}
     ours = [by_node.pop(node, node) for node in launched]
@@ -193,7 +206,7 @@ def workers_table(
         elif isinstance(row, str):
             table.add_row(f"  {node}", Text("◌ starting", style="dim"), "", "")
         else:
-            table.add_row(f"  {node}", *_standing(row))
+            table.add_row(f"  {node}", *_standing(row, pending))
     if rest := rows[_ROWS:]:
         here = sum(not isinstance(row, str) and row.state == "present" for row in rest)
         table.add_row(f"  and {len(rest)} more", f"{here} present", "", "")
@@ -203,21 +216,33 @@ def workers_table(
 def _workers(progress: Progress) -> list[RenderableType]:
     if not progress.workers and not progress.launched:
         return []
-    return [workers_table(progress.workers, progress.launched, progress.died)]
+    return [workers_table(progress.workers, pending(progress.run), progress.launched, progress.died)]
 
 
-def _standing(worker: WorkerView) -> tuple[Text | str, ...]:
+def pending(run: RunView | None) -> frozenset[ClientId]:
+    """Clients of the round under way whose updates are not in yet."""
+    return frozenset() if run is None or run.state != "running" else frozenset(run.cohort) - set(run.arrived)
+
+
+def _standing(worker: WorkerView, pending: frozenset[ClientId]) -> tuple[Text | str, ...]:
     if worker.state == "lost":
         return (Text("▲ lost", style=ORANGE), f"silent for {worker.seen_seconds_ago:.0f} s", "")
     if worker.state == "left":
         return (Text("○ left", style="dim"), "", "")
-    idle = worker.doing in (None, "", "waiting", "idle")
-    state = Text("○ waiting", style="dim") if idle else Text("● ", style=BLUE) + Text(str(worker.doing))
     return (
-        state,
+        _busy(worker, len(pending.intersection(worker.clients))),
         _placed(worker),
         Text(f"{worker.memory_bytes / MB:.0f} MB", style="dim") if worker.memory_bytes else "",
     )
+
+
+def _busy(worker: WorkerView, to_train: int) -> Text:
+    """What it said when it last asked for work may be seconds old; which updates are missing is not."""
+    if to_train:
+        return Text("● ", style=BLUE) + Text(f"training {to_train} client{'s' if to_train > 1 else ''}")
+    if worker.doing in (None, "", "waiting") or worker.doing.startswith("training"):
+        return Text("○ waiting", style="dim")
+    return Text("● ", style=BLUE) + Text(worker.doing)
 
 
 def _placed(worker: WorkerView) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from statistics import median
 
 from roundtable.experiment import Experiment
 from roundtable.messages import ENDED, Event, RoundRecord, RunView, WorkerView
@@ -64,7 +65,7 @@ class Progress:
         recent = [self.rounds[number] for number in sorted(self.rounds)[-_RECENT:]]
         if not recent or self.run is None:
             return None
-        each = sum(record.seconds for record in recent) / len(recent)
+        each = median(record.seconds for record in recent)  # the first round, which compiles, is no measure
         underway = min(max(now - recent[-1].committed, 0.0), each)
         return max(each * (self.run.rounds - self.committed) - underway, 0.0)
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from roundtable.messages import ENDED, RunView, WorkerView
 
-from lab.live import BLUE, percent, workers_table
+from lab.live import BLUE, pending, percent, workers_table
 from lab.results import Spread
 
 _CLIENTS = 40  # shown one by one
@@ -47,7 +47,8 @@ def status(views: Sequence[RunView], workers: Sequence[WorkerView]) -> Renderabl
         parts.append(Text(f" queued: {', '.join(view.id for view in queued)}", style="dim"))
     parts.append(Text(""))
     here = [worker for worker in workers if worker.state != "left"]
-    parts.append(workers_table(tuple(here)) if here else Text(" no worker is here", style="dim"))
+    waited_for = pending(active[0] if active else None)
+    parts.append(workers_table(tuple(here), waited_for) if here else Text(" no worker is here", style="dim"))
     return Group(*parts)
 
 

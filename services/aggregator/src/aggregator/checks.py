@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
-from roundtable.codec import Wire, content_hash, decode, decode_initial
+from roundtable.codec import Buffer, Wire, content_hash, decode, decode_initial
 from roundtable.errors import DtypeMismatch, InvalidPayload
 from roundtable.experiment import faults
 from roundtable.messages import Account, Initialized, Message
@@ -46,9 +46,12 @@ def update_groups(manifest: Manifest, strategy: Strategy) -> dict[str, Manifest]
     return groups
 
 
-def check_update(path: Path, expected: Mapping[str, Manifest], wire: Wire) -> Checked:
-    """Look at an upload where it lies. Raises InvalidPayload and its kin."""
-    buffer = map_file(path)
+def check_update(
+    path: Path, expected: Mapping[str, Manifest], wire: Wire, content: Buffer | None = None
+) -> Checked:
+    """Look at an upload where it lies (`content`: its bytes, if they are in memory). Raises InvalidPayload
+    and its kin."""
+    buffer = map_file(path) if content is None else content
     message = decode(buffer, expected, wire=wire)
     account = _parsed(Account, message.metadata, "account")
     if account.num_examples == 0:

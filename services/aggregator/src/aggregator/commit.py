@@ -10,12 +10,12 @@ After a crash between any two steps the round is open, with all its updates: clo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from roundtable.errors import CorruptStore
 from roundtable.ledger import START, LedgerEntry, Participation, canonical, entry_hash
-from roundtable.messages import Initialized, RoundRecord, WorkerAccount
+from roundtable.messages import Evaluated, Initialized, RoundRecord, WorkerAccount
 from roundtable.metrics import added, values
 from roundtable.strategy.part import Share
 from roundtable.types import ClientId, Digest, RunId, Seconds, WorkerId
@@ -92,11 +92,16 @@ def fold_plan(
 ) -> FoldPlan:
     """`accepted` in client order; `weights` and `server` as they were before the round."""
     experiment = row.experiment
+    places = {
+        client: files.spooled(round_number, trial, client, update.digest)
+        for client, update in accepted.items()
+    }
     inputs = tuple(
         Input(
             client,
-            files.spooled(round_number, trial, client, update.digest),
+            places[client],
             Share(update.account.num_examples, update.account.num_steps, update.account.loss),
+            files.room(places[client]),
         )
         for client, update in accepted.items()
     )
@@ -174,13 +179,13 @@ def score(store: Store, run: RunId, round_number: int) -> RoundRecord:
     rows = store.evaluations(run, round_number)
     shards = [row.evaluated for row in rows if row.client < 0]
     clients = [row.evaluated for row in rows if row.client >= 0]
-    central = values(added(shards)) if shards else {}
+    central, federated = _values(shards), _values(clients)
     record = commit.record.model_copy(
         update={
             "accuracy": central.pop("accuracy", None),
             "loss": central.pop("loss", None),
             "metrics": central,
-            "federated": values(added(clients)) if any(part.num_examples for part in clients) else {},
+            "federated": federated,
         }
     )
     store.score_round(run, record)
@@ -190,6 +195,10 @@ def score(store: Store, run: RunId, round_number: int) -> RoundRecord:
 def tidy(store: Store, files: RunFiles, run: RunId, *, starting: bool = False) -> None:
     """Remove what neither the round under way nor the keep policy needs; `starting`: left-overs too."""
     files.tidy(store.wanted(run), starting=starting)
+
+
+def _values(parts: Sequence[Evaluated]) -> dict[str, float]:
+    return values(added(parts)) if any(part.num_examples for part in parts) else {}
 
 
 def _record(closing: Closing, weights: Digest, entry: Digest, times: Times, bytes_down: int) -> RoundRecord:

@@ -29,6 +29,7 @@ from roundtable.codec import Encoded
 from roundtable.errors import StorageFull, Unknown
 from roundtable.types import ClientId, Digest, RunId
 
+from aggregator.rooms import Rooms
 from aggregator.rows import Wanted
 from aggregator.tensors import write_at
 
@@ -57,6 +58,7 @@ class RunFiles:
         self.folder = state_dir / "runs" / run
         self.spool = self.folder / "spool" if spool_dir is None else spool_dir / run
         self._power = durability == "power"
+        self._rooms = Rooms(self.spool)
         self._counter = itertools.count()
 
     def prepare(self) -> None:
@@ -79,9 +81,26 @@ class RunFiles:
         safe = re.sub(r"[^A-Za-z0-9.-]", "_", label)[:100]
         return self.spool / f"{safe}.{os.getpid()}.{next(self._counter)}{PART}"
 
+    def make_room(self, part: Path, nbytes: int) -> memoryview:
+        """Create `part` with its space taken; what is written to these bytes is in the file."""
+        with no_space_is_storage_full(part):
+            return self._rooms.open(part, nbytes)
+
+    def room(self, path: Path) -> memoryview | None:
+        """The bytes of an upload, accepted or not, where they are in memory."""
+        try:
+            return self._rooms.bytes_of(path)
+        except FileNotFoundError:
+            return None
+
     def discard(self, part: Path) -> None:
         """Remove an upload that was not accepted; absent is fine."""
+        self._rooms.forget(part)
         part.unlink(missing_ok=True)
+
+    def let_go(self) -> None:
+        """The run is over: nothing is kept for uploads that will not come."""
+        self._rooms.close()
 
     def spooled(self, round_number: int, trial: int, client: ClientId, digest: Digest) -> Path:
         """Where the accepted update is; named by its digest, so that no other upload ever replaces it."""
@@ -98,10 +117,12 @@ class RunFiles:
                 if self._power:
                     sync_folder(self.spool)
             self._settle(part, place)
+        self._rooms.moved(part, place)
         return place
 
     def accept_initial(self, part: Path, digest: Digest) -> Path:
         """Move the checked first weights to `weights/`, durably; after that the store may record them."""
+        self._rooms.forget(part)
         return self.adopt(part, "weights", digest)
 
     # --- content-addressed files ----------------------------------------------------------------------------
@@ -190,7 +211,12 @@ class RunFiles:
             if found is None:
                 continue
             key = (int(found[1]), int(found[2]))
-            if key not in rounds and (key < wanted.open or (starting and key > wanted.open)):
+            if key in rounds:
+                for kept in _entries(path):
+                    self._rooms.forget(kept)
+            elif key < wanted.open or (starting and key > wanted.open):
+                for update in _entries(path):
+                    self._rooms.give_back(update)
                 shutil.rmtree(path, ignore_errors=True)
             elif starting and key == wanted.open:
                 accepted = {self.spooled(*key, client, digest) for client, digest in wanted.accepted}

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from roundtable.codec import Decoded, Wire, decode, encode
+from roundtable.codec import Buffer, Decoded, Wire, decode, encode
 from roundtable.errors import InvalidPayload, RunFailed
 from roundtable.strategy import Strategy
 from roundtable.strategy.means import UniformMean
@@ -44,6 +44,7 @@ class Input:
     client: ClientId
     path: Path
     share: Share
+    content: Buffer | None = None  # of the file, where it is in memory
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,8 @@ class _Fold:
     def __init__(self, plan: FoldPlan, weights: Draft, server: Draft | None, block: int) -> None:
         self._plan = plan
         self._updates = [
-            Mapped(part.path, update_groups(plan.manifest, plan.strategy)) for part in plan.inputs
+            Mapped(part.path, update_groups(plan.manifest, plan.strategy), part.content)
+            for part in plan.inputs
         ]
         self._weights = Mapped(plan.weights, {"weights": plan.manifest})
         kept = server_groups(plan.manifest, plan.strategy)
@@ -158,16 +160,20 @@ class _Fold:
         self._finite = np.empty(self._block, np.bool_)
 
     def run(self) -> None:
-        for run in _runs(self._plan.manifest):
-            for part in self._pieces(run):
-                if np.dtype(part.dtype).kind != "f":
-                    self._add_integers(part)
-                elif part.trained is None:
-                    self._add(part)
-                else:
-                    self._step(part, part.trained)
-                    if self._plan.strategy.objective.controls:
-                        self._advance(part, part.trained)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is seen where it is written
+            for run in _runs(self._plan.manifest):
+                for part in self._pieces(run):
+                    self._fold(part)
+
+    def _fold(self, part: _Run) -> None:
+        if np.dtype(part.dtype).kind != "f":
+            self._add_integers(part)
+        elif part.trained is None:
+            self._add(part)
+        else:
+            self._step(part, part.trained)
+            if self._plan.strategy.objective.controls:
+                self._advance(part, part.trained)
 
     def _step(self, part: _Run, trained: Span) -> None:
         """Trainable weights: the server optimizer's step on the aggregated update."""
@@ -255,8 +261,7 @@ class _Fold:
     def _put(self, draft: Draft, group: str, span: Span, block: slice, values: Float64, out: Array) -> None:
         """Round to the stored dtype, look, write."""
         out = out[: values.size]
-        with np.errstate(over="ignore"):  # seen in the next line
-            np.copyto(out, values, casting="same_kind")
+        np.copyto(out, values, casting="same_kind")
         if not np.isfinite(out, out=self._finite[: values.size]).all():
             raise RunFailed(
                 f"round {self._plan.round}: the new {group} are not finite:"

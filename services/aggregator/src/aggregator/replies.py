@@ -47,7 +47,7 @@ class Replies:
             raise Stale(f"round {key.round} is over, round {run.machine.round} is under way: drop it")
         part = run.files.part(f"{worker}-{key.client}")
         try:
-            size = await receive(request, part, self._bounds(run, key))
+            size = await receive(request, run.files, part, self._bounds(run, key))
             # A small body is checked here and now: a hop to another thread would cost more than that.
             content = (
                 _check(run, key, part) if size <= SMALL else await asyncio.to_thread(_check, run, key, part)
@@ -111,4 +111,4 @@ class Replies:
 def _check(run: ActiveRun, key: Key, part: Path) -> Checked | CheckedInitial:
     if key.kind == "initialize":
         return check_initial(part)
-    return check_update(part, run.expected, run.experiment.wire)
+    return check_update(part, run.expected, run.experiment.wire, run.files.room(part))

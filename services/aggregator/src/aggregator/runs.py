@@ -272,6 +272,7 @@ class Runs:
         for worker in run.took_part & {arrived.worker for arrived in self._present()}:
             self._desk.give(worker, stop)
         await self._record_end(run.id, end.state, end.reason, discard=end.state == "finished")
+        await self.folding.call(run.files.let_go)
         self._turns.post(self._start_next)
 
     async def _record_end(self, run: RunId, state: RunState, reason: str, discard: bool = False) -> None:

@@ -47,8 +47,9 @@ class Span:
 class Mapped:
     """A stored message whose arrays are seen as they lie in the file: flat, read-only, float16 as float16."""
 
-    def __init__(self, path: Path, expected: Mapping[str, Manifest]) -> None:
-        """Raises CorruptStore where the file is not a message of these groups; the data are not looked at."""
+    def __init__(self, path: Path, expected: Mapping[str, Manifest], content: Buffer | None = None) -> None:
+        """`content`: the file's bytes, where they are in memory. Raises CorruptStore where the file is not a
+        message of these groups; the data are not looked at."""
         self._names: dict[str, tuple[str, ...]] = {
             group: tuple(
                 f"{group}/{position:04d}/{spec.name}" for position, spec in enumerate(manifest.arrays)
@@ -56,7 +57,7 @@ class Mapped:
             for group, manifest in expected.items()
         }
         try:
-            self._buffer = map_file(path)
+            self._buffer = map_file(path) if content is None else content
             self._header: Header = read_header(self._buffer)
             self._check(expected)
         except (InvalidPayload, FileNotFoundError) as error:

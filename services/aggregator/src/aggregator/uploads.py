@@ -7,7 +7,6 @@ next.
 from __future__ import annotations
 
 import asyncio
-import mmap
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from roundtable.errors import TooLarge, Truncated
 from roundtable.types import Seconds
 from starlette.exceptions import HTTPException
 
-from aggregator.files import no_space_is_storage_full
+from aggregator.files import RunFiles
 from aggregator.receive import body_into
 
 SMALL: Final = 2**20  # bytes; below it a hop to another thread costs more than it saves
@@ -33,37 +32,24 @@ class Bounds:
     total: Seconds
 
 
-async def receive(request: Request, part: Path, bounds: Bounds) -> int:
+async def receive(request: Request, files: RunFiles, part: Path, bounds: Bounds) -> int:
     """The body into the absent file `part`; its length in bytes. Raises TooLarge, Truncated, StorageFull.
 
     What has been written stays for the caller to discard.
     """
-    room = _declared_length(request)
-    if room > bounds.nbytes:
-        raise TooLarge(f"the body has {room} bytes, this order's arrays can take {bounds.nbytes}")
-    if room == 0:
+    length = _declared_length(request)
+    if length > bounds.nbytes:
+        raise TooLarge(f"the body has {length} bytes, this order's arrays can take {bounds.nbytes}")
+    if length == 0:
         raise Truncated("the body is empty: send the arrays as safetensors")
-    # The space is taken before it is written to: a memory map meets a full disk with SIGBUS, not an error.
-    mapping = _make(part, room) if room <= SMALL else await asyncio.to_thread(_make, part, room)
-    view = memoryview(mapping)
-    try:
-        received = await body_into(request, view, stall=bounds.stall, within=bounds.total)
-    finally:
-        view.release()
-    mapping.close()
-    if received < room:
+    if length <= SMALL:
+        room = files.make_room(part, length)
+    else:
+        room = await asyncio.to_thread(files.make_room, part, length)
+    received = await body_into(request, room, stall=bounds.stall, within=bounds.total)
+    if received < length:
         os.truncate(part, received)
     return received
-
-
-def _make(part: Path, room: int) -> mmap.mmap:
-    with no_space_is_storage_full(part):
-        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            os.posix_fallocate(descriptor, 0, room)
-            return mmap.mmap(descriptor, room)
-        finally:
-            os.close(descriptor)
 
 
 def _declared_length(request: Request) -> int:

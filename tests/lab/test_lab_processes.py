@@ -23,6 +23,8 @@ from lab.native import Folders, native
 from roundtable import experiment as experiments
 from roundtable.codec import content_hash
 
+pytestmark = pytest.mark.timeout(300)  # each starts TensorFlow more than once
+
 SMALL = """
 name = "small"
 task = "digits"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -25,7 +24,7 @@ from roundtable.errors import (
     Unauthorized,
     problem_of,
 )
-from roundtable.messages import Account, Order, OrderResult, Plan
+from roundtable.messages import Account, Order, OrderResult
 from roundtable.types import Digest, Seconds
 from roundtable.weights import Manifest, Weights
 
@@ -35,9 +34,8 @@ from worker.board import Board, Held
 from worker.facade import MakeTrainer, Trainer
 from worker.link import PASSING, Link
 from worker.logs import say, warn
+from worker.run import Run
 
-MESSAGES_KEPT = 2  # this round's, and the last one's while it is still evaluated
-STATES_KEPT = 256 << 20  # bytes of client states
 SPOILED = 3  # times a content may arrive with another hash before the order fails
 
 T = TypeVar("T")
@@ -49,37 +47,6 @@ class Abandoned(Exception):
 
 class NeedsFreshProcess(Exception):
     """This process has worked for a run of other settings: the new run can be had by starting over."""
-
-
-class Run:
-    """The active run: its plan, its trainer, and what was fetched for it."""
-
-    def __init__(self, plan: Plan, trainer: Trainer) -> None:
-        self.plan = plan
-        self.trainer = trainer
-        self.manifest: Manifest | None = None
-        self.messages: OrderedDict[Digest, Decoded] = OrderedDict()
-        self.states: OrderedDict[Digest, Weights] = OrderedDict()
-
-    def use(self, plan: Plan, manifest: Manifest) -> None:
-        self.plan, self.manifest = plan, manifest
-        self.trainer.use(manifest)
-
-    def expected(self) -> Mapping[str, Manifest]:
-        """The groups of a global message."""
-        assert self.manifest is not None
-        groups = {"weights": self.manifest}
-        if self.plan.experiment.strategy.objective.controls:
-            groups["broadcast"] = self.manifest.trainable
-        return groups
-
-    def keep_state(self, digest: Digest, state: Weights) -> None:
-        self.states[digest] = state
-        self.states.move_to_end(digest)
-        while (
-            len(self.states) > 1 and sum(kept.manifest.nbytes for kept in self.states.values()) > STATES_KEPT
-        ):
-            self.states.popitem(last=False)
 
 
 class Work:
@@ -214,37 +181,32 @@ class Work:
             groups["broadcast"] = trained.broadcast
         if trained.state is not None:
             groups["state"] = trained.state
-            kept = as_decoded(
-                trained.state, wire
-            )  # as the next round's order will name it, so not fetched then
-            run.keep_state(content_hash({"state": kept}), kept)
+            # As the client's next order will name it, so that it is not fetched then.
+            kept = as_decoded(trained.state, wire)
+            run.states.keep(content_hash({"state": kept}), kept)
         return encode(groups, {"account": account.model_dump_json()}, wire)
 
     # --- what is fetched
 
     def _message(self, held: Held, run: Run) -> Decoded:
         digest = _named(held.order.weights, held.order, "weights")
-        if digest not in run.messages:
-            expected = run.expected()
-            decoded = self._content(held, run, digest, expected, self._link.weights)
-            while len(run.messages) >= MESSAGES_KEPT:
-                run.messages.popitem(last=False)
-            run.messages[digest] = decoded
-        run.messages.move_to_end(digest)
-        return run.messages[digest]
+        message = run.messages.get(digest)
+        if message is None:
+            run.messages.make_room()  # first: a model may be large
+            message = self._content(held, run, digest, run.message_groups, self._link.weights)
+            run.messages.keep(digest, message)
+        return message
 
     def _state(self, held: Held, run: Run) -> Weights | None:
         digest = held.order.state
         if digest is None:
             return None
-        if digest not in run.states:
-            assert run.manifest is not None
-            expected = {"state": run.manifest.trainable}
-            run.keep_state(
-                digest, self._content(held, run, digest, expected, self._link.state).groups["state"]
-            )
-        run.states.move_to_end(digest)
-        return run.states[digest]
+        state = run.states.get(digest)
+        if state is None:
+            content = self._content(held, run, digest, run.state_groups, self._link.state)
+            state = content.groups["state"]
+            run.states.keep(digest, state)
+        return state
 
     def _content(
         self,

@@ -1,0 +1,76 @@
+"""What a worker keeps of the run it works for: plan, trainer, and what was fetched, by content hash."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Final, Generic, TypeVar
+
+from roundtable.codec import Decoded
+from roundtable.messages import Plan
+from roundtable.types import Digest
+from roundtable.weights import Manifest, Weights
+
+from worker.facade import Trainer
+
+MESSAGES_KEPT: Final = 2  # this round's, and the last one's while it is still evaluated
+STATES_KEPT: Final = 256 << 20  # bytes of client states
+
+T = TypeVar("T")
+
+
+class Kept(Generic[T]):
+    """Contents by hash, the least recently used forgotten past `limit`; the newest always stays."""
+
+    def __init__(self, limit: int, size: Callable[[T], int]) -> None:
+        self._limit = limit
+        self._size = size
+        self._contents: OrderedDict[Digest, T] = OrderedDict()
+
+    def get(self, digest: Digest) -> T | None:
+        if digest in self._contents:
+            self._contents.move_to_end(digest)
+        return self._contents.get(digest)
+
+    def keep(self, digest: Digest, content: T) -> None:
+        self._contents[digest] = content
+        self._contents.move_to_end(digest)
+        while len(self._contents) > 1 and self._total() > self._limit:
+            self._contents.popitem(last=False)
+
+    def make_room(self) -> None:
+        """For one more that is as large as the largest kept."""
+        sizes = [self._size(content) for content in self._contents.values()]
+        while self._contents and self._total() + max(sizes) > self._limit:
+            self._contents.popitem(last=False)
+
+    def _total(self) -> int:
+        return sum(self._size(content) for content in self._contents.values())
+
+
+class Run:
+    def __init__(self, plan: Plan, trainer: Trainer) -> None:
+        self.plan = plan
+        self.trainer = trainer
+        self.manifest: Manifest | None = None
+        self.messages: Kept[Decoded] = Kept(MESSAGES_KEPT, lambda _message: 1)
+        self.states: Kept[Weights] = Kept(STATES_KEPT, lambda state: state.manifest.nbytes)
+
+    def use(self, plan: Plan, manifest: Manifest) -> None:
+        """Once the run is initialized. Raises InvalidTask where the trainer's model is another."""
+        self.trainer.use(manifest)
+        self.plan, self.manifest = plan, manifest
+
+    @property
+    def message_groups(self) -> Mapping[str, Manifest]:
+        """The groups of a round's global message."""
+        assert self.manifest is not None
+        groups = {"weights": self.manifest}
+        if self.plan.experiment.strategy.objective.controls:
+            groups["broadcast"] = self.manifest.trainable
+        return groups
+
+    @property
+    def state_groups(self) -> Mapping[str, Manifest]:
+        assert self.manifest is not None
+        return {"state": self.manifest.trainable}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import httpx
+import numpy as np
 import pytest
 import uvicorn
 from fastapi import FastAPI, Request, Response
@@ -16,7 +17,7 @@ from fastapi.responses import StreamingResponse
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from worker import connection as connections
-from worker.transport import SocketTransport
+from worker.transport import Rooms, SocketTransport
 
 TIMEOUT = 5.0
 
@@ -380,3 +381,28 @@ def test_what_it_does_not_do_is_left_to_the_stock_transport() -> None:
         assert client.get("https://lab.example/v1").text == "stock"
         assert client.get("http://lab.example/v1", headers={"upgrade": "websocket"}).text == "stock"
     assert asked == ["https://lab.example/v1", "http://lab.example/v1"]
+
+
+def test_memory_of_a_large_body_is_used_again_once_nobody_looks_at_it() -> None:
+    rooms = Rooms()
+    first = rooms.take(2_000_000)
+    first[:] = bytes(2_000_000)
+    view = np.frombuffer(first, np.float32)[10:20]
+    del first
+    second = rooms.take(2_000_000)
+    second[:] = b"x" * 2_000_000
+    assert not view.any()
+    assert len(second) == 2_000_000
+    address = np.frombuffer(second, np.uint8).ctypes.data
+    del second
+    assert np.frombuffer(rooms.take(2_000_100), np.uint8).ctypes.data == address
+    del view
+    assert np.frombuffer(rooms.take(9_000_000), np.uint8).ctypes.data != address
+
+
+def test_no_two_large_bodies_share_memory_while_both_are_in_use() -> None:
+    rooms = Rooms()
+    held = [rooms.take(1_500_000) for _ in range(8)]
+    for number, view in enumerate(held):
+        view[:] = bytes([number]) * 1_500_000
+    assert all(view == bytes([number]) * 1_500_000 for number, view in enumerate(held))

@@ -16,6 +16,7 @@ received before `handle_request` returns response  "content"   memoryview: that 
 from __future__ import annotations
 
 import re
+import sys
 import threading
 import time
 from collections import deque
@@ -24,11 +25,17 @@ from typing import Final
 
 import httpx
 import numpy as np
+import numpy.typing as npt
 from roundtable.types import Seconds
 
 from worker.connection import Connection, Headers, Origin, cut_short, malformed
 
 _IDLE_KEPT: Final = 8
+_ROOM_FROM: Final = 1 << 20  # bytes; the allocator keeps smaller ones by itself
+_ROOMS_KEPT: Final = 3
+_UNUSED: Final = (
+    3  # references to a room that only its list has: that, a loop's variable and a call's argument
+)
 _CHUNK_SIZE: Final = re.compile(rb"([0-9a-fA-F]{1,16})[ \t]*(;.*)?")
 
 
@@ -38,6 +45,7 @@ class SocketTransport(httpx.BaseTransport):
     def __init__(self, stock: httpx.BaseTransport | None = None) -> None:
         self._stock = stock or httpx.HTTPTransport()
         self._idle: deque[Connection] = deque()
+        self.rooms = Rooms()
         self._lock = threading.Lock()
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -95,9 +103,31 @@ class SocketTransport(httpx.BaseTransport):
         extensions: dict[str, object] = {"http_version": version}
         limit = request.extensions.get("limit")
         if limit is not None and body.length is not None and body.length <= limit:
-            extensions["content"] = content = body.receive()
+            extensions["content"] = content = body.receive(self.rooms)
             return httpx.Response(status, headers=headers, stream=_Received(content), extensions=extensions)
         return httpx.Response(status, headers=headers, stream=body, extensions=extensions)
+
+
+class Rooms:
+    """Memory for large bodies, used again once nobody refers to what was in it: fresh pages cost as much as
+    receiving."""
+
+    def __init__(self) -> None:
+        self._rooms: list[npt.NDArray[np.uint8]] = []
+        self._lock = threading.Lock()
+
+    def take(self, nbytes: int) -> memoryview:
+        """Writable, of this length."""
+        if nbytes < _ROOM_FROM:
+            return np.empty(nbytes, np.uint8).data
+        with self._lock:
+            free = [room for room in self._rooms if sys.getrefcount(room) == _UNUSED]
+            fitting = next((room for room in free if nbytes <= room.nbytes <= 2 * nbytes), None)
+            if fitting is None:
+                in_use = [room for room in self._rooms if all(room is not other for other in free)]
+                fitting = np.empty(nbytes + nbytes // 64, np.uint8)
+                self._rooms = [*in_use[-_ROOMS_KEPT:], fitting]
+            return fitting.data[:nbytes]
 
 
 class _Timeouts:
@@ -119,11 +149,10 @@ class _Body(httpx.SyncByteStream):
         if self.length == 0:
             self._release(self._keep)
 
-    def receive(self) -> memoryview:
+    def receive(self, rooms: Rooms) -> memoryview:
         """All of it, of known length, in one buffer."""
         assert self.length is not None
-        # numpy asks for huge pages and does not clear them: half the cost of a fresh 100 MB.
-        content = np.empty(self.length, np.uint8).data
+        content = rooms.take(self.length)
         if self._connection is not None:
             self._connection.fill(content)
             self._release(self._keep)

@@ -317,13 +317,17 @@ def stored_groups(path: Path, expected: Mapping[str, Manifest], wire: Wire = "fl
     return _decoded(path, expected, wire).groups
 
 
-def digest_of(path: Path, expected: Mapping[str, Manifest], wire: Wire = "float32") -> Digest:
-    """A stored message's content hash. Raises CorruptStore."""
-    return _decoded(path, expected, wire).digest
+def digest_of(
+    path: Path, expected: Mapping[str, Manifest], wire: Wire = "float32", content: Buffer | None = None
+) -> Digest:
+    """A stored message's content hash (`content`: its bytes, if they are in memory). Raises CorruptStore."""
+    return _decoded(path, expected, wire, content).digest
 
 
-def _decoded(path: Path, expected: Mapping[str, Manifest], wire: Wire) -> Decoded:
+def _decoded(
+    path: Path, expected: Mapping[str, Manifest], wire: Wire, content: Buffer | None = None
+) -> Decoded:
     try:
-        return decode(map_file(path), expected, wire=wire, finite=False)
+        return decode(map_file(path) if content is None else content, expected, wire=wire, finite=False)
     except (InvalidPayload, FileNotFoundError) as error:
         raise damaged(path, error) from None

@@ -189,13 +189,16 @@ class _Look:
         return (round_number, trial) in {*wanted.rounds, wanted.open}
 
     def _matches(self, path: Path, digest: Digest, groups: Mapping[str, Manifest], wire: Wire) -> bool:
-        """False for a missing file too, without a word: an aggregator may have removed it since it was
-        listed."""
+        """False, without a word, for a missing file too: an aggregator may have removed it since it was
+        listed, or, in the spool, used it for another upload (hence no memory map there: it might shrink)."""
         try:
-            found = digest_of(path, groups, wire)
-        except RoundtableError as error:
+            content = path.read_bytes() if self._files.spool in path.parents else None
+            found = digest_of(path, groups, wire, content)
+        except (FileNotFoundError, RoundtableError) as error:
             if path.exists():
                 self._fault(str(error))
+            return False
+        if found != digest and not path.exists():
             return False
         self._report.files += 1
         if found != digest:

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from aggregator.database import Database
 from aggregator.events import Key
 from aggregator.rows import Accepted, Commit, EvaluationRow, WorkerRow
 from aggregator.store import FILE, Store, open_store, read_store
@@ -244,7 +245,7 @@ def test_a_commit_broken_off_at_any_statement_never_happened_or_happened_whole(
     db.countdown = statement
     died = False
     try:
-        Store(db, path).commit_round("r", committed(1, states={0: digest(5)}))
+        Store(Database(db, path)).commit_round("r", committed(1, states={0: digest(5)}))
     except _Killed:
         died = True
     db.close()
@@ -337,7 +338,7 @@ def test_whatever_happens_the_store_holds_one_open_round_after_the_last_commit(
 
 def test_power_durability_means_synchronous_full(store: Store) -> None:
     def level() -> int:
-        return int(store._one("PRAGMA synchronous")[0])  # type: ignore[index]
+        return int(store._db.one("PRAGMA synchronous")[0])  # type: ignore[index]
 
     assert level() == 1
     store.set_durability("power")
@@ -403,13 +404,13 @@ def test_a_damaged_page_is_found_when_the_store_is_opened(store: Store, tmp_path
 
 def test_a_full_disk_changes_nothing_and_the_same_call_succeeds_afterwards(store: Store) -> None:
     """SQLite's own page limit stands in for the disk's end."""
-    pages = store._one("PRAGMA page_count")[0]  # type: ignore[index]
-    store._one(f"PRAGMA max_page_count = {pages + 1}")
+    pages = store._db.one("PRAGMA page_count")[0]  # type: ignore[index]
+    store._db.one(f"PRAGMA max_page_count = {pages + 1}")
     with pytest.raises(StorageFull, match=r"no space left for .*lab.sqlite"):
         for client in range(10_000):
             store.accept_update("r", accepted(1, client))
     held = set(store.updates("r", 1, 1))
-    store._one("PRAGMA max_page_count = 1000000")
+    store._db.one("PRAGMA max_page_count = 1000000")
     store.accept_update("r", accepted(1, len(held)))
     assert set(store.updates("r", 1, 1)) == held | {len(held)}
 

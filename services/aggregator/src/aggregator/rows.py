@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -131,3 +133,57 @@ class Wanted:
         int, int
     ]  # (round, trial) under way, or the next to be: spooled updates from here on are not judged
     accepted: Collection[tuple[ClientId, Digest]]  # of the round under way
+
+
+# --- from SQLite ----------------------------------------------------------------------------------------
+
+
+def run_row(row: sqlite3.Row) -> RunRow:
+    participants = None if row["participants"] is None else json.loads(row["participants"])
+    return RunRow(
+        id=row["id"],
+        experiment=Experiment.model_validate_json(row["experiment"]),
+        experiment_hash=row["experiment_hash"],
+        participants=None if participants is None else tuple(tuple(clients) for clients in participants),
+        created=row["created"],
+        state=row["state"],
+        reason=row["reason"],
+        first_order=row["first_order"],
+        ended=row["ended"],
+        initial=row["initial"],
+        initialized=None
+        if row["initialized"] is None
+        else Initialized.model_validate_json(row["initialized"]),
+        pinned=json.loads(row["pinned"]),
+        environment=json.loads(row["environment"]),
+    )
+
+
+def accepted_row(row: sqlite3.Row) -> Accepted:
+    return Accepted(
+        row["round"],
+        row["trial"],
+        row["client"],
+        row["digest"],
+        row["worker"],
+        row["attempt"],
+        row["nbytes"],
+        Account.model_validate_json(row["account"]),
+        row["state_digest"],
+        row["received"],
+    )
+
+
+def commit_row(row: sqlite3.Row) -> CommitRow:
+    return CommitRow(
+        row["round"],
+        row["trial"],
+        row["weights"],
+        row["message"],
+        row["server"],
+        row["entry"],
+        row["entry_hash"],
+        RoundRecord.model_validate_json(row["record"]),
+        bool(row["scored"]),
+        row["accuracy"],
+    )

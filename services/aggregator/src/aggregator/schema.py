@@ -86,6 +86,8 @@ CREATE TABLE commits (                      -- the ledger, and what was learnt o
     accuracy REAL,
     PRIMARY KEY (run, round)
 ) WITHOUT ROWID;
+CREATE INDEX commits_by_accuracy ON commits (run, accuracy DESC, round);
+CREATE INDEX commits_files ON commits (run, round, trial, weights, message, server);  -- no long texts
 
 CREATE TABLE client_states (                -- as of the last committed round
     run TEXT NOT NULL REFERENCES runs ON DELETE CASCADE,

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from roundtable.errors import CorruptStore, NotPossible, StorageFull, Unknown
+from roundtable.errors import NotPossible, Unknown
 from roundtable.experiment import Experiment
-from roundtable.messages import Account, Evaluated, Initialized, Join, RoundRecord, RunState
+from roundtable.messages import Evaluated, Initialized, Join, RoundRecord, RunState
 from roundtable.types import ClientId, Digest, RunId, Seconds, WorkerId
 
+from aggregator.database import Database, open_database, read_database
 from aggregator.events import Key
 from aggregator.rows import (
     Accepted,
@@ -31,33 +31,28 @@ from aggregator.rows import (
     RunRow,
     Wanted,
     WorkerRow,
+    accepted_row,
+    commit_row,
+    run_row,
 )
-from aggregator.schema import SCHEMA, VERSION
 
 FILE: Final = "lab.sqlite"  # in STATE_DIR
-BUSY_SECONDS: Final = 5.0
 
 Durability = Literal["process", "power"]
-_REMEDY: Final = (
-    "move it away and start anew, or put it back from a copy; the weights in the run folders beside it are"
-    " whole files of their own and can still be exported"
-)
 
 
 class Store:
     """Use `open_store`. Not thread-safe: SQLite itself refuses another thread than the one that opened it."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
-        self._db = connection
-        self._path = path
+    def __init__(self, database: Database) -> None:
+        self._db = database
 
     def close(self) -> None:
         self._db.close()
 
     def set_durability(self, durability: Durability) -> None:
         """Of everything written from now on; set when a run becomes the active one."""
-        with self._guard():
-            self._db.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
+        self._db.one(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
 
     # --- runs -----------------------------------------------------------------------------------------------
 
@@ -71,8 +66,8 @@ class Store:
         environment: Mapping[str, str] = {},
     ) -> RunRow:
         """A queued run. Raises NotPossible where the id is taken."""
-        with self._transaction():
-            if self._one("SELECT 1 FROM runs WHERE id = ?", run):
+        with self._db.transaction():
+            if self._db.one("SELECT 1 FROM runs WHERE id = ?", run):
                 raise NotPossible(f"run {run} exists already: choose another id")
             self._db.execute(
                 "INSERT INTO runs"
@@ -91,20 +86,20 @@ class Store:
 
     def run(self, run: RunId) -> RunRow:
         """Raises Unknown."""
-        row = self._one("SELECT * FROM runs WHERE id = ?", run)
+        row = self._db.one("SELECT * FROM runs WHERE id = ?", run)
         if row is None:
             raise Unknown(f"run {run} is not known here: `lab runs` lists those that are")
-        return _run_row(row)
+        return run_row(row)
 
     def runs(self) -> list[RunRow]:
         """All of them, oldest first."""
-        return [_run_row(row) for row in self._all("SELECT * FROM runs ORDER BY created, id")]
+        return [run_row(row) for row in self._db.all("SELECT * FROM runs ORDER BY created, id")]
 
     def runs_of(self, experiment_hash: Digest) -> list[RunRow]:
         """Those of the same experiment, oldest first."""
         return [
-            _run_row(row)
-            for row in self._all(
+            run_row(row)
+            for row in self._db.all(
                 "SELECT * FROM runs WHERE experiment_hash = ? ORDER BY created, id", experiment_hash
             )
         ]
@@ -120,7 +115,7 @@ class Store:
     ) -> None:
         """State and reason replace the old ones, `ended` too (None: under way again); the first `first_order`
         stays."""
-        with self._transaction():
+        with self._db.transaction():
             self._db.execute(
                 "UPDATE runs SET state = ?, reason = ?, first_order = coalesce(first_order, ?), ended = ?"
                 " WHERE id = ?",
@@ -129,12 +124,12 @@ class Store:
 
     def set_pinned(self, run: RunId, pinned: Mapping[str, ClientId]) -> None:
         """Which node is which client."""
-        with self._transaction():
+        with self._db.transaction():
             self._db.execute("UPDATE runs SET pinned = ? WHERE id = ?", (_json(pinned), run))
 
     def accept_initial(self, run: RunId, digest: Digest, initialized: Initialized) -> None:
         """The first weights are in `weights/` (files.accept_initial)."""
-        with self._transaction():
+        with self._db.transaction():
             self._db.execute(
                 "UPDATE runs SET initial = ?, initialized = ? WHERE id = ?",
                 (digest, initialized.model_dump_json(), run),
@@ -142,7 +137,7 @@ class Store:
 
     def delete_run(self, run: RunId) -> None:
         """Forget it; its folder is for the caller to remove."""
-        with self._transaction():
+        with self._db.transaction():
             self._db.execute("DELETE FROM runs WHERE id = ?", (run,))
 
     # --- the round under way --------------------------------------------------------------------------------
@@ -151,7 +146,7 @@ class Store:
         self, run: RunId, round_number: int, trial: int, cohort: Sequence[ClientId], started: Seconds
     ) -> None:
         """Any other open round is discarded, updates and all. Said again, it changes nothing."""
-        with self._transaction():
+        with self._db.transaction():
             self._discard(run, but=(round_number, trial))
             self._db.execute(
                 "INSERT INTO rounds VALUES (?, ?, ?, ?, ?, 'open') ON CONFLICT DO UPDATE"
@@ -162,7 +157,7 @@ class Store:
 
     def discard_open_round(self, run: RunId) -> None:
         """When a run ends: what was begun after its last committed round counts no more."""
-        with self._transaction():
+        with self._db.transaction():
             self._discard(run, but=(-1, -1))
 
     def _discard(self, run: RunId, but: tuple[int, int]) -> None:
@@ -178,7 +173,7 @@ class Store:
         )
 
     def open_round(self, run: RunId) -> OpenRound | None:
-        row = self._one(
+        row = self._db.one(
             "SELECT * FROM rounds WHERE run = ? AND state = 'open' ORDER BY round DESC, trial DESC", run
         )
         if row is None:
@@ -187,7 +182,7 @@ class Store:
 
     def issue(self, run: RunId, orders: Iterable[tuple[Key, int, WorkerId]]) -> None:
         """Orders (key, attempt, worker) about to be given: recorded before any of them is."""
-        with self._transaction():
+        with self._db.transaction():
             self._db.executemany(
                 "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT DO UPDATE SET worker = excluded.worker",
@@ -201,7 +196,7 @@ class Store:
         """All orders given for rounds from `since_round` on, attempts of one key in order."""
         return [
             AttemptRow(*tuple(row)[1:])
-            for row in self._all(
+            for row in self._db.all(
                 "SELECT run, round, kind, trial, client, shard, attempt, worker FROM attempts"
                 " WHERE run = ? AND round >= ? ORDER BY round, kind, trial, client, shard, attempt",
                 run,
@@ -212,7 +207,7 @@ class Store:
     def accept_update(self, run: RunId, update: Accepted) -> None:
         """Its file is in the spool (files.accept_update): now it counts. A second one: NotPossible."""
         try:
-            with self._transaction():
+            with self._db.transaction():
                 self._db.execute(
                     "INSERT INTO updates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
@@ -236,7 +231,7 @@ class Store:
 
     def forget_update(self, run: RunId, round_number: int, trial: int, client: ClientId) -> None:
         """Its file turned out to be damaged: the client is to be asked again."""
-        with self._transaction():
+        with self._db.transaction():
             self._db.execute(
                 "DELETE FROM updates WHERE run = ? AND round = ? AND trial = ? AND client = ?",
                 (run, round_number, trial, client),
@@ -244,17 +239,17 @@ class Store:
 
     def updates(self, run: RunId, round_number: int, trial: int) -> dict[ClientId, Accepted]:
         """In client order."""
-        rows = self._all(
+        rows = self._db.all(
             "SELECT * FROM updates WHERE run = ? AND round = ? AND trial = ? ORDER BY client",
             run,
             round_number,
             trial,
         )
-        return {row["client"]: _accepted(row) for row in rows}
+        return {row["client"]: accepted_row(row) for row in rows}
 
     def accept_evaluation(self, run: RunId, row: EvaluationRow) -> None:
         """The first one counts; the same again changes nothing."""
-        with self._transaction():
+        with self._db.transaction():
             self._db.execute(
                 "INSERT INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
                 (
@@ -281,7 +276,7 @@ class Store:
                 Evaluated.model_validate_json(row["evaluated"]),
                 row["trial"],
             )
-            for row in self._all(
+            for row in self._db.all(
                 "SELECT * FROM evaluations WHERE run = ? AND round = ? ORDER BY client, shard",
                 run,
                 round_number,
@@ -295,13 +290,15 @@ class Store:
 
         The same commit again changes nothing. Raises NotPossible for another one, or a round out of turn.
         """
-        with self._transaction():
-            held = self._one("SELECT entry_hash FROM commits WHERE run = ? AND round = ?", run, commit.round)
+        with self._db.transaction():
+            held = self._db.one(
+                "SELECT entry_hash FROM commits WHERE run = ? AND round = ?", run, commit.round
+            )
             if held is not None:
                 if held["entry_hash"] == commit.entry_hash:
                     return
                 raise NotPossible(f"round {commit.round} of {run} is committed already, with another result")
-            last = self._one("SELECT max(round) AS round FROM commits WHERE run = ?", run)
+            last = self._db.one("SELECT max(round) AS round FROM commits WHERE run = ?", run)
             reached = -1 if last is None or last["round"] is None else last["round"]
             if commit.round != reached + 1:
                 raise NotPossible(f"round {commit.round} of {run} cannot be committed after round {reached}")
@@ -331,7 +328,7 @@ class Store:
 
     def score_round(self, run: RunId, record: RoundRecord) -> None:
         """The round's evaluation is in: its record, with accuracy, loss and metrics, replaces the old one."""
-        with self._transaction():
+        with self._db.transaction():
             self._db.execute(
                 "UPDATE commits SET record = ?, scored = 1, accuracy = ? WHERE run = ? AND round = ?",
                 (record.model_dump_json(), record.accuracy, run, record.round),
@@ -340,39 +337,39 @@ class Store:
     def commits(self, run: RunId) -> list[CommitRow]:
         """In round order."""
         return [
-            _commit_row(row) for row in self._all("SELECT * FROM commits WHERE run = ? ORDER BY round", run)
+            commit_row(row) for row in self._db.all("SELECT * FROM commits WHERE run = ? ORDER BY round", run)
         ]
 
     def commit_of(self, run: RunId, round_number: int) -> CommitRow:
         """Raises Unknown."""
-        row = self._one("SELECT * FROM commits WHERE run = ? AND round = ?", run, round_number)
+        row = self._db.one("SELECT * FROM commits WHERE run = ? AND round = ?", run, round_number)
         if row is None:
             raise Unknown(f"round {round_number} of {run} is not committed")
-        return _commit_row(row)
+        return commit_row(row)
 
     def last_commit(self, run: RunId) -> CommitRow | None:
-        row = self._one("SELECT * FROM commits WHERE run = ? ORDER BY round DESC LIMIT 1", run)
-        return None if row is None else _commit_row(row)
+        row = self._db.one("SELECT * FROM commits WHERE run = ? ORDER BY round DESC LIMIT 1", run)
+        return None if row is None else commit_row(row)
 
     def best_commit(self, run: RunId) -> CommitRow | None:
         """The highest accuracy, the earliest of equals; None where nothing was scored with one."""
-        row = self._one(
+        row = self._db.one(
             "SELECT * FROM commits WHERE run = ? AND accuracy IS NOT NULL"
             " ORDER BY accuracy DESC, round LIMIT 1",
             run,
         )
-        return None if row is None else _commit_row(row)
+        return None if row is None else commit_row(row)
 
     def client_states(self, run: RunId) -> dict[ClientId, Digest]:
         """As of the last committed round."""
-        rows = self._all("SELECT client, digest FROM client_states WHERE run = ? ORDER BY client", run)
+        rows = self._db.all("SELECT client, digest FROM client_states WHERE run = ? ORDER BY client", run)
         return {row["client"]: row["digest"] for row in rows}
 
     # --- workers and placement ------------------------------------------------------------------------------
 
     def put_worker(self, worker: WorkerRow) -> None:
         """New, or seen again under the same id."""
-        with self._transaction():
+        with self._db.transaction():
             self._db.execute(
                 "INSERT INTO workers VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE"
                 " SET join_message = excluded.join_message, state = excluded.state",
@@ -382,19 +379,19 @@ class Store:
     def workers(self) -> list[WorkerRow]:
         return [
             WorkerRow(row["id"], Join.model_validate_json(row["join_message"]), row["state"])
-            for row in self._all("SELECT * FROM workers ORDER BY id")
+            for row in self._db.all("SELECT * FROM workers ORDER BY id")
         ]
 
     def place(self, run: RunId, homes: Mapping[ClientId, WorkerId]) -> None:
         """Replace all placements of the run."""
-        with self._transaction():
+        with self._db.transaction():
             self._db.execute("DELETE FROM homes WHERE run = ?", (run,))
             self._db.executemany(
                 "INSERT INTO homes VALUES (?, ?, ?)", [(run, *home) for home in homes.items()]
             )
 
     def homes(self, run: RunId) -> dict[ClientId, WorkerId]:
-        rows = self._all("SELECT client, worker FROM homes WHERE run = ? ORDER BY client", run)
+        rows = self._db.all("SELECT client, worker FROM homes WHERE run = ? ORDER BY client", run)
         return {row["client"]: row["worker"] for row in rows}
 
     # --- what files stay ------------------------------------------------------------------------------------
@@ -407,126 +404,43 @@ class Store:
         every n-th round, and the updates of the last n rounds or of all, with the weights and slots that they
         were folded into.
         """
-        row = self.run(run)
-        commits = self._all(
-            "SELECT round, trial, weights, message, server FROM commits WHERE run = ? ORDER BY round", run
-        )
-        last = len(commits) - 1
+        keep = self.run(run).experiment.keep
+        newest = self._db.one("SELECT max(round) AS round FROM commits WHERE run = ?", run)
+        last = -1 if newest is None or newest["round"] is None else newest["round"]
+        first = _first_kept(keep.updates, last)
+        recomputed = max(first - 1, 0)  # what the kept updates were folded into, from this round on
+        files = "SELECT round, trial, weights, message, server FROM commits WHERE run = ? AND "
+        recent = self._db.all(files + "round >= ? ORDER BY round", run, min(recomputed, last - 1))
+        weights = {commit["weights"] for commit in recent}
+        if keep.checkpoint_every:
+            nth = self._db.all(files + "round > 0 AND round % ? = 0", run, keep.checkpoint_every)
+            weights |= {commit["weights"] for commit in nth}
         best = self.best_commit(run)
-        every = row.experiment.keep.checkpoint_every
-        first = _first_kept(row.experiment.keep.updates, last)  # round whose updates are kept
-        recomputed = range(max(first - 1, 0), last + 1)
-        weights = {commit["weights"] for commit in commits[-2:]} if commits else {row.initial}
-        weights |= {commit["weights"] for commit in commits[1:] if every and commit["round"] % every == 0}
-        weights |= {commits[number]["weights"] for number in recomputed}
         weights |= {best.weights} if best else set()
-        server = {commits[number]["server"] for number in {*recomputed, last} if number >= 0}
+        if last < 0:
+            weights |= {self.run(run).initial}
+        server = {commit["server"] for commit in recent if commit["round"] >= min(recomputed, last)}
         begun = self.open_round(run)
         under_way = (begun.round, begun.trial) if begun else (last + 1, 1)
         return Wanted(
             weights={digest for digest in weights if digest is not None},
-            messages={commit["message"] for commit in commits[-2:]},
+            messages={commit["message"] for commit in recent[-2:]},
             server={digest for digest in server if digest is not None},
             states=set(self.client_states(run).values()),
-            rounds={(commit["round"], commit["trial"]) for commit in commits[first:]},
+            rounds={(commit["round"], commit["trial"]) for commit in recent if commit["round"] >= first},
             open=under_way,
             accepted={(client, update.digest) for client, update in self.updates(run, *under_way).items()},
         )
 
-    # --- sqlite ---------------------------------------------------------------------------------------------
-
-    def _one(self, sql: str, *values: Any) -> sqlite3.Row | None:
-        with self._guard():
-            row: sqlite3.Row | None = self._db.execute(sql, values).fetchone()
-            return row
-
-    def _all(self, sql: str, *values: Any) -> list[sqlite3.Row]:
-        with self._guard():
-            return self._db.execute(sql, values).fetchall()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._guard():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-
-    @contextmanager
-    def _guard(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            raise _translated(error, self._path) from error
-
 
 def open_store(path: Path) -> Store:
-    """Open the database, or make it, and look it over. Raises CorruptStore for one that cannot be trusted."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
-    except (OSError, sqlite3.DatabaseError) as error:
-        raise CorruptStore(
-            f"{path} cannot be opened ({error}): look at the folder's owner and mode"
-        ) from None
-    try:
-        db.row_factory = sqlite3.Row
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = NORMAL")
-        db.execute("PRAGMA foreign_keys = ON")
-        _check(db, path)
-    except sqlite3.DatabaseError as error:
-        db.close()
-        raise _translated(error, path) from error
-    except BaseException:
-        db.close()
-        raise
-    return Store(db, path)
+    """Open the store, or make it. Raises CorruptStore for one that cannot be trusted."""
+    return Store(open_database(path))
 
 
 def read_store(path: Path) -> Store:
-    """For a look at a database that an aggregator may be using. Raises CorruptStore; Unknown for none."""
-    if not path.exists():
-        raise Unknown(f"{path} does not exist: name the aggregator's STATE_DIR")
-    try:
-        db = sqlite3.connect(
-            f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS, isolation_level=None
-        )
-        db.row_factory = sqlite3.Row
-        _check(db, path)
-    except sqlite3.DatabaseError as error:
-        raise _translated(error, path) from error
-    return Store(db, path)
-
-
-def _check(db: sqlite3.Connection, path: Path) -> None:
-    """Make an empty database's tables. Raises CorruptStore for one that is damaged or of another version."""
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version == 0 and not db.execute("SELECT 1 FROM sqlite_master").fetchone():
-        db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
-    elif version != VERSION:
-        raise CorruptStore(
-            f"{path} has version {version}, this aggregator writes version {VERSION}: use the aggregator that"
-            " wrote it, or another STATE_DIR"
-        )
-    found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if found != "ok":
-        raise CorruptStore(f"{path} is damaged ({found}): {_REMEDY}")
-
-
-def _translated(error: sqlite3.DatabaseError, path: Path) -> Exception:
-    text = str(error)
-    if "is full" in text or "disk I/O" in text:
-        return StorageFull(f"no space left for {path} ({text})")
-    if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
-        return error
-    if "locked" in text:
-        return CorruptStore(f"{path} is in use by another process: stop the other aggregator")
-    return CorruptStore(f"{path} cannot be used ({text}): {_REMEDY}")
+    """For a look at a store that an aggregator may be using. Raises CorruptStore; Unknown for none."""
+    return Store(read_database(path))
 
 
 def _first_kept(policy: str, last: int) -> int:
@@ -540,54 +454,3 @@ def _first_kept(policy: str, last: int) -> int:
 
 def _json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
-
-
-def _run_row(row: sqlite3.Row) -> RunRow:
-    participants = None if row["participants"] is None else json.loads(row["participants"])
-    return RunRow(
-        id=row["id"],
-        experiment=Experiment.model_validate_json(row["experiment"]),
-        experiment_hash=row["experiment_hash"],
-        participants=None if participants is None else tuple(tuple(clients) for clients in participants),
-        created=row["created"],
-        state=row["state"],
-        reason=row["reason"],
-        first_order=row["first_order"],
-        ended=row["ended"],
-        initial=row["initial"],
-        initialized=None
-        if row["initialized"] is None
-        else Initialized.model_validate_json(row["initialized"]),
-        pinned=json.loads(row["pinned"]),
-        environment=json.loads(row["environment"]),
-    )
-
-
-def _accepted(row: sqlite3.Row) -> Accepted:
-    return Accepted(
-        row["round"],
-        row["trial"],
-        row["client"],
-        row["digest"],
-        row["worker"],
-        row["attempt"],
-        row["nbytes"],
-        Account.model_validate_json(row["account"]),
-        row["state_digest"],
-        row["received"],
-    )
-
-
-def _commit_row(row: sqlite3.Row) -> CommitRow:
-    return CommitRow(
-        row["round"],
-        row["trial"],
-        row["weights"],
-        row["message"],
-        row["server"],
-        row["entry"],
-        row["entry_hash"],
-        RoundRecord.model_validate_json(row["record"]),
-        bool(row["scored"]),
-        row["accuracy"],
-    )

@@ -1,0 +1,135 @@
+"""One SQLite file, opened with care: WAL, a version, a look for damage; its errors as this project's own.
+
+Beneath `store`, which knows what the tables mean.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from roundtable.errors import CorruptStore, StorageFull, Unknown
+
+from aggregator.schema import SCHEMA, VERSION
+
+BUSY_SECONDS: Final = 5.0
+_REMEDY: Final = (
+    "move it away and start anew, or put it back from a copy; the weights in the run folders beside it are"
+    " whole files of their own and can still be exported"
+)
+
+
+class Database:
+    """A connection, for one thread. Raises StorageFull (nothing was changed) and CorruptStore."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._connection = connection
+        self._path = path
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def one(self, sql: str, *values: Any) -> sqlite3.Row | None:
+        with self._guard():
+            row: sqlite3.Row | None = self._connection.execute(sql, values).fetchone()
+            return row
+
+    def all(self, sql: str, *values: Any) -> list[sqlite3.Row]:
+        with self._guard():
+            return self._connection.execute(sql, values).fetchall()
+
+    def execute(self, sql: str, values: tuple[Any, ...]) -> None:
+        """Inside a transaction."""
+        self._connection.execute(sql, values)
+
+    def executemany(self, sql: str, values: Iterable[tuple[Any, ...]]) -> None:
+        """Inside a transaction."""
+        self._connection.executemany(sql, values)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of it or nothing."""
+        with self._guard():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise _translated(error, self._path) from error
+
+
+def open_database(path: Path) -> Database:
+    """Open the database, or make it, and look it over. Raises CorruptStore for one that cannot be trusted."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+    except (OSError, sqlite3.DatabaseError) as error:
+        raise CorruptStore(
+            f"{path} cannot be opened ({error}): look at the folder's owner and mode"
+        ) from None
+    try:
+        db.row_factory = sqlite3.Row
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.execute("PRAGMA foreign_keys = ON")
+        _check(db, path)
+    except sqlite3.DatabaseError as error:
+        db.close()
+        raise _translated(error, path) from error
+    except BaseException:
+        db.close()
+        raise
+    return Database(db, path)
+
+
+def read_database(path: Path) -> Database:
+    """For a look at a database that an aggregator may be using. Raises CorruptStore; Unknown for none."""
+    if not path.exists():
+        raise Unknown(f"{path} does not exist: name the aggregator's STATE_DIR")
+    try:
+        db = sqlite3.connect(
+            f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS, isolation_level=None
+        )
+        db.row_factory = sqlite3.Row
+        _check(db, path)
+    except sqlite3.DatabaseError as error:
+        raise _translated(error, path) from error
+    return Database(db, path)
+
+
+def _check(db: sqlite3.Connection, path: Path) -> None:
+    """Make an empty database's tables. Raises CorruptStore for one that is damaged or of another version."""
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version == 0 and not db.execute("SELECT 1 FROM sqlite_master").fetchone():
+        db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+    elif version != VERSION:
+        raise CorruptStore(
+            f"{path} has version {version}, this aggregator writes version {VERSION}: use the aggregator that"
+            " wrote it, or another STATE_DIR"
+        )
+    found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise CorruptStore(f"{path} is damaged ({found}): {_REMEDY}")
+
+
+def _translated(error: sqlite3.DatabaseError, path: Path) -> Exception:
+    text = str(error)
+    if "is full" in text or "disk I/O" in text:
+        return StorageFull(f"no space left for {path} ({text})")
+    if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
+        return error
+    if "locked" in text:
+        return CorruptStore(f"{path} is in use by another process: stop the other aggregator")
+    return CorruptStore(f"{path} cannot be used ({text}): {_REMEDY}")

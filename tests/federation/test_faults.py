@@ -39,6 +39,22 @@ def test_every_worker_lost_in_mid_round_and_a_new_one_finishes_the_run(lab: Lab)
     assert finished.history[-1].weights_hash == undisturbed.history[-1].weights_hash
 
 
+def test_a_worker_told_to_leave_in_mid_round_goes_within_5_s_and_the_run_does_not_wait_for_it(
+    lab: Lab,
+) -> None:
+    lab.have_workers("w1", "w2")
+    undisturbed = lab.run(training("leaving"))
+    run = lab.submit(training("leaving"))
+    lab.wait_for_round(run, 2)
+    leaver = lab.workers["w2"].process
+    leaver.terminate()
+    assert leaver.wait(5.0) == 0
+    assert {worker.node: worker.state for worker in lab.api.workers()}["w2"] == "left"
+    finished = lab.wait_for_end(run)
+    assert finished.state == "finished"
+    assert finished.history[-1].weights_hash == undisturbed.history[-1].weights_hash
+
+
 def test_an_aggregator_killed_in_mid_round_goes_on_in_the_same_round(lab: Lab) -> None:
     lab.have_workers("w1", "w2")
     undisturbed = lab.run(training("killed"))

@@ -28,6 +28,7 @@ help: ## What can be made, one line each
 
 .PHONY: setup
 setup: $(SETUP) ## Install what the lock file names into .venv/ (done by every target that needs it)
+	@echo "make: .venv/ is as the lock file says"
 
 .PHONY: demo
 demo: $(SETUP) ## Train on real MNIST: one aggregator and 5 workers on this machine, live in the terminal

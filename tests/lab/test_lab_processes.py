@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from lab import results
@@ -22,6 +23,7 @@ from lab.export import read_weights
 from lab.native import Folders, native
 from roundtable import experiment as experiments
 from roundtable.codec import content_hash
+from roundtable.tasks import find
 
 pytestmark = pytest.mark.timeout(300)  # each starts TensorFlow more than once
 
@@ -348,3 +350,34 @@ def test_watching_a_lab_elsewhere_can_stop_while_the_run_goes_on(
     stopped = lab("stop", listed[0]["id"][:12], "--url", url, "--admin-token-file", token)
     assert stopped.returncode == 0, stopped.stderr
     assert json.loads(lab("runs", "--url", url, "--json").stdout)[0]["state"] == "stopped"
+
+
+def test_nodes_that_bring_their_own_data_train_on_it_and_on_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "pinned.toml"
+    text = SMALL.replace("count = 30", "count = 2").replace("count = 4", "count = 2")
+    file.write_text(text + '[partition]\nkind = "pinned"\n')
+    data = find("digits", {}, Path("tasks")).task.load(Path("datasets"))
+    for number, name in enumerate(("north", "south")):
+        rows = slice(number * 100, number * 100 + 100 + number)
+        (tmp_path / "nodes" / name).mkdir(parents=True)
+        np.savez(tmp_path / "nodes" / name / "data.npz", x=data.x_train[rows], y=data.y_train[rows])
+    runs = tmp_path / "runs"
+    done = lab("run", file, "--nodes-dir", tmp_path / "nodes", "--runs-dir", runs, "--json")
+    assert done.returncode == 0, done.stderr
+    result = results.read(runs / "latest")
+    assert {worker.node for worker in result.workers} == {"north", "south"}
+    assert [record.num_examples for record in result.rounds] == [201, 201]
+    assert "--nodes-dir" in result.command
+
+
+def test_pinned_data_without_nodes_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "pinned.toml"
+    file.write_text('name = "p"\ntask = "digits"\n[clients]\ncount = 3\n[partition]\nkind = "pinned"\n')
+    (tmp_path / "nodes" / "one").mkdir(parents=True)
+    for options, words in (
+        ([], "give --nodes-dir"),
+        (["--nodes-dir", str(tmp_path / "nodes")], "clients.count = 3, but --nodes-dir has 1 nodes"),
+        (["--nodes-dir", str(tmp_path / "nodes" / "one")], "has no folders"),
+    ):
+        assert run_app(["run", str(file), "--json", "--runs-dir", str(tmp_path / "runs"), *options]) == 2
+        assert words in capsys.readouterr().err

@@ -34,7 +34,8 @@ from lab.options import (
     out,
     print_json,
 )
-from lab.session import Place, named, present, reach, record
+from lab.place import Place, named, present, reach
+from lab.session import record
 
 
 def check(

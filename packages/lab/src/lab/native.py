@@ -14,7 +14,7 @@ import queue
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +51,32 @@ class Folders:
         return self.state / "logs"
 
 
+@dataclass(frozen=True)
+class Node:
+    """A worker to start: its name in the lab, and the folder of its own data where it has one (pinned)."""
+
+    name: str
+    data: Path | None = None
+
+
+def plain_nodes(count: int) -> tuple[Node, ...]:
+    """Raises InvalidSetting."""
+    if count < 1:
+        raise InvalidSetting(f"--workers {count}: at least one is needed")
+    return tuple(Node(f"worker-{number}") for number in range(1, count + 1))
+
+
+def pinned_nodes(folder: Path) -> tuple[Node, ...]:
+    """One node for each folder in `folder`, named after it. Raises InvalidSetting."""
+    try:
+        found = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise InvalidSetting(f"--nodes-dir {folder}: {error.strerror}") from None
+    if not found:
+        raise InvalidSetting(f"--nodes-dir {folder}: has no folders: give it one a node, with its data.npz")
+    return tuple(Node(path.name, path.resolve()) for path in found)
+
+
 @dataclass
 class Native:
     """The processes of a lab that is up; `exits` gets each child that ended unasked."""
@@ -64,27 +90,25 @@ class Native:
     def api(self) -> Api:
         return Api(self.url, read_token(self.folders.state / "tokens" / "admin"))
 
-    def start_workers(self, count: int) -> None:
+    def start_workers(self, nodes: Sequence[Node]) -> None:
+        """One for each node. Raises RoundtableError when a process cannot be started."""
         state = self.folders.state
-        for number in range(1, count + 1):
-            name = f"worker-{number}"
+        command = [sys.executable, "-m", "worker", "--exit-on-eof"]
+        for node in nodes:
             environment = os.environ | {
                 "AGGREGATOR_URL": self.url,
                 "JOIN_TOKEN_FILE": str(state / "tokens" / "join"),
-                "NODE_NAME": name,
+                "NODE_NAME": node.name,
                 "TASKS_DIR": str(self.folders.tasks),
                 "DATASETS_DIR": str(self.folders.datasets),
+                "DATA_DIR": str(node.data or ""),  # empty: none
                 "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3"),
                 "LEAVE_SECONDS": str(GRACE / 2),
                 "PYTHONUNBUFFERED": "1",
             }
-            environment.pop(
-                "DATA_DIR", None
-            )  # pinned data belongs to a node; five processes on one are not five nodes
-            command = [sys.executable, "-m", "worker", "--exit-on-eof"]
-            log = self.folders.logs / f"{name}.log"
+            log = self.folders.logs / f"{node.name}.log"
             with deferred():
-                self.workers.append(children.start(name, command, environment, log, self._ended))
+                self.workers.append(children.start(node.name, command, environment, log, self._ended))
 
     def _ended(self, child: Child) -> None:
         if child.wanted:

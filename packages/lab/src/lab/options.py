@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +24,14 @@ Run = Annotated[
     str, typer.Argument(metavar="RUN", help="A run's id, its beginning, or `latest`.", show_default=False)
 ]
 Workers = Annotated[int, typer.Option("--workers", "-w", help="Worker processes to start on this machine.")]
+NodesDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--nodes-dir",
+        help="Pinned data: start one worker for each folder in here, with that folder as its own.",
+        show_default=False,
+    ),
+]
 Url = Annotated[
     str | None,
     typer.Option(
@@ -53,3 +64,10 @@ RUNS, TASKS, DATASETS = Path("runs"), Path("tasks"), Path("datasets")
 
 def print_json(body: Any) -> None:
     print(json.dumps(body, indent=2, allow_nan=False))
+
+
+def lab_command() -> str:
+    """How `lab` is called here, for suggestions: uv is not on every PATH."""
+    if shutil.which("uv"):
+        return "uv run lab"
+    return os.path.relpath(sys.argv[0]) if os.path.sep in sys.argv[0] else "lab"

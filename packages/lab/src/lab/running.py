@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import psutil
 import typer
 from rich.text import Text
 from roundtable import experiment as experiments
-from roundtable.errors import InvalidSetting
 from roundtable.messages import CreateRun
 
 from lab.api import checked_url
 from lab.exits import Exit
 from lab.live import Live, Plain, Show, Silent, percent
-from lab.native import Folders
+from lab.native import Folders, Node, pinned_nodes, plain_nodes
 from lab.options import (
     DATASETS,
     RUNS,
@@ -23,6 +23,7 @@ from lab.options import (
     Datasets,
     ExperimentFile,
     Json,
+    NodesDir,
     NoLive,
     Port,
     Run,
@@ -31,17 +32,20 @@ from lab.options import (
     TokenFile,
     Url,
     Workers,
+    lab_command,
     out,
     print_json,
 )
+from lab.place import Place, named, reach
 from lab.report import seconds
 from lab.results import Result
-from lab.session import Outcome, Place, Session, ledger_cohorts, named, reach
+from lab.session import Outcome, Session, ledger_cohorts
 
 
 def run(
     experiment: ExperimentFile,
     workers: Workers = 2,
+    nodes_dir: NodesDir = None,
     url: Url = None,
     admin_token_file: TokenFile = None,
     again: Annotated[
@@ -60,13 +64,14 @@ def run(
     """
     loaded = experiments.load(experiment)
     place = Place(Folders(runs_dir, tasks_dir, datasets_dir), url, admin_token_file, port)
-    session = _session(place, workers, as_json, no_live)
+    session = _session(place, workers, nodes_dir, as_json, no_live)
     return _conduct(session, lambda: session.submit(CreateRun(experiment=loaded, again=again)), as_json)
 
 
 def resume(
     run: Run,
     workers: Workers = 2,
+    nodes_dir: NodesDir = None,
     url: Url = None,
     admin_token_file: TokenFile = None,
     runs_dir: Runs = RUNS,
@@ -78,13 +83,14 @@ def resume(
 ) -> int:
     """Go on with a run that was interrupted or stopped, or has failed."""
     place = Place(Folders(runs_dir, tasks_dir, datasets_dir), url, admin_token_file, port)
-    session = _session(place, workers, as_json, no_live)
+    session = _session(place, workers, nodes_dir, as_json, no_live)
     return _conduct(session, lambda: session.resume(run), as_json)
 
 
 def replay(
     run: Run,
     workers: Workers = 2,
+    nodes_dir: NodesDir = None,
     url: Url = None,
     admin_token_file: TokenFile = None,
     runs_dir: Runs = RUNS,
@@ -100,17 +106,18 @@ def replay(
         original = api.run(named(api, run).id)
         participants = ledger_cohorts(api.ledger(original.id))
     request = CreateRun(experiment=original.experiment, again=True, participants=participants)
-    session = _session(place, workers, as_json, no_live)
+    session = _session(place, workers, nodes_dir, as_json, no_live)
     return _conduct(session, lambda: session.submit(request, original), as_json)
 
 
-def _session(place: Place, workers: int, as_json: bool, no_live: bool) -> Session:
-    if workers < 1:
-        raise InvalidSetting(f"--workers {workers}: at least one is needed")
+def _session(place: Place, workers: int, nodes_dir: Path | None, as_json: bool, no_live: bool) -> Session:
     if place.url is not None:
         checked_url(place.url)
+        nodes: tuple[Node, ...] = ()
+    else:
+        nodes = plain_nodes(workers) if nodes_dir is None else pinned_nodes(nodes_dir)
     show: Show = Silent() if as_json else Live(out) if out.is_terminal and not no_live else Plain(out)
-    return Session(place, show, psutil.Process().create_time(), workers)
+    return Session(place, show, psutil.Process().create_time(), nodes)
 
 
 def _conduct(session: Session, action: Callable[[], Outcome], as_json: bool) -> Exit:
@@ -138,12 +145,12 @@ def _interrupted(session: Session) -> list[str]:
     if session.place.url is not None:
         return [
             f"no longer watching: run {session.run} goes on there",
-            f"  stop it:     uv run lab stop {session.run}{options}",
-            f"  look at it:  uv run lab status --url {session.place.url}",
+            f"  stop it:     {lab_command()} stop {session.run}{options}",
+            f"  look at it:  {lab_command()} status --url {session.place.url}",
         ]
     return [
         "interrupted: everything has been stopped, nothing accepted is lost; to go on:",
-        f"  uv run lab resume {session.run}{options}",
+        f"  {lab_command()} resume {session.run}{options}",
     ]
 
 
@@ -181,9 +188,9 @@ def _tell(place: Place, outcome: Outcome) -> None:
     if outcome.folder is not None:
         out.print(f" report  {outcome.folder / 'report.html'}", soft_wrap=True)
     if detail.state == "finished":
-        _suggest(place.options)
+        _suggest(detail.name, place.options)
     else:
-        out.print(f" go on   uv run lab resume {detail.id}{place.options}", soft_wrap=True)
+        out.print(f" go on   {lab_command()} resume {detail.id}{place.options}", soft_wrap=True)
     out.print()
 
 
@@ -192,10 +199,11 @@ def _about(result: Result) -> str:
     return "" if started is None else f"  (start-up {seconds(started)})"
 
 
-def _suggest(options: str) -> None:
-    out.print(f" next    uv run lab verify latest{options}", soft_wrap=True)
-    out.print(f"         uv run lab export latest model.keras{options}", soft_wrap=True)
-    out.print(
-        '         in experiments/demo.toml, kind = "dirichlet" and alpha = 0.1; then make demo again',
-        soft_wrap=True,
-    )
+def _suggest(name: str, options: str) -> None:
+    out.print(f" next    {lab_command()} verify latest{options}", soft_wrap=True)
+    out.print(f"         {lab_command()} export latest model.keras{options}", soft_wrap=True)
+    if name == "demo":
+        line = '         in experiments/demo.toml, kind = "dirichlet" and alpha = 0.1; then make demo again'
+    else:
+        line = f"         {lab_command()} replay latest{options}"
+    out.print(line, soft_wrap=True)

@@ -9,90 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from roundtable.errors import NotPossible, Unknown, Unreachable
+from roundtable.errors import InvalidSetting, NotPossible
 from roundtable.experiment import Experiment
-from roundtable.messages import ENDED, CreateRun, RunDetail, RunView, WorkerView
+from roundtable.messages import ENDED, CreateRun, RunDetail, WorkerView
 from roundtable.types import ClientId, RunId, Seconds
 
 from lab import data, machine, results
 from lab import report as page
-from lab.api import Api, read_token
+from lab.api import Api
 from lab.follow import follow
 from lab.live import Show
-from lab.native import Folders, Native, attached, native
+from lab.native import Native, Node, attached, native, plain_nodes
+from lab.place import Place, named, reach
 from lab.progress import Progress
 from lab.results import Result, Spread, Startup
-
-
-@dataclass(frozen=True)
-class Place:
-    """Which lab: one that is up at `url`, or one of our own processes on `folders`."""
-
-    folders: Folders
-    url: str | None = None
-    admin_token_file: Path | None = None
-    port: int = 0
-
-    def remote(self) -> Api:
-        assert self.url is not None
-        return Api(self.url, read_token(self.admin_token_file) if self.admin_token_file else None)
-
-    @property
-    def options(self) -> str:
-        """What to add to a command that is suggested to the user."""
-        if self.url is not None:
-            return f" --url {self.url}" + (
-                f" --admin-token-file {self.admin_token_file}" if self.admin_token_file else ""
-            )
-        return (
-            ""
-            if self.folders == Folders(tasks=self.folders.tasks, datasets=self.folders.datasets)
-            else f" --runs-dir {self.folders.runs}"
-        )
-
-
-@contextmanager
-def reach(place: Place) -> Iterator[tuple[Api, bool]]:
-    """An aggregator to ask: at the address, of the lab that is up here, or started for as long as it takes.
-
-    The second value is True where runs can be going on: not in a lab started just now, which has no workers.
-    """
-    if place.url is not None:
-        with place.remote() as api:
-            yield api, True
-    elif (found := attached(place.folders)) is not None:
-        with found as api:
-            yield api, True
-    elif not place.folders.state.is_dir():
-        raise Unknown(
-            f"there are no runs in {place.folders.runs}/ yet: start one with `lab run experiments/demo.toml`"
-        )
-    else:
-        with native(place.folders, port=place.port) as lab, lab.api() as api:
-            yield api, False
-
-
-@contextmanager
-def present(place: Place) -> Iterator[Api]:
-    """A lab that is up. Raises Unreachable where there is none."""
-    found = place.remote() if place.url is not None else attached(place.folders)
-    if found is None:
-        raise Unreachable(f"no lab is up on {place.folders.runs}/: start one with `lab run`, or give --url")
-    with found as api:
-        yield api
-
-
-def named(api: Api, run: str) -> RunView:
-    """The run with this id, or the only one whose id begins so; "latest" is the last one. Raises Unknown."""
-    runs = api.runs()
-    if run == "latest" and runs:
-        return runs[-1]
-    found = [view for view in runs if view.id == run] or [view for view in runs if view.id.startswith(run)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise Unknown(f"{run} could be {', '.join(view.id for view in found[:5])}: give more of the id")
-    raise Unknown(f"there is no run {run}: `lab runs` lists them")
 
 
 @dataclass(frozen=True)
@@ -113,7 +43,7 @@ class Session:
     place: Place
     show: Show
     began: float  # Unix seconds: when the `lab` process started
-    workers: int = 0
+    nodes: tuple[Node, ...] = ()  # workers to start; none where the lab is elsewhere
     run: RunId | None = None  # known once submitted
     startup: dict[str, Seconds] = field(default_factory=dict)
     present: tuple[WorkerView, ...] = ()
@@ -175,11 +105,7 @@ class Session:
         return self._outcome(detail, spread, None)
 
     def _begin(self, experiment: Experiment) -> Progress:
-        launched = (
-            tuple(f"worker-{number}" for number in range(1, self.workers + 1))
-            if self.place.url is None
-            else ()
-        )
+        launched = tuple(node.name for node in self.nodes)
         progress = Progress(experiment, launched)
         self.show.begin(experiment)
         self.show.update(progress)
@@ -202,7 +128,7 @@ class Session:
     def _follow(self, api: Api, lab: Native | None, run: RunId, progress: Progress) -> RunDetail:
         if lab is not None:
             self._set_aside_others(api, run)
-            lab.start_workers(self.workers)
+            lab.start_workers(self.nodes)
         detail = follow(api, run, progress, self.show, lab)
         self.present = tuple(api.workers())
         if progress.first_worker is not None:
@@ -222,9 +148,19 @@ class Session:
 
     def _spread(self, experiment: Experiment) -> Spread | None:
         """In native mode the data must be here, and a fault in it is known before anything is started."""
-        if self.place.url is None:
-            return data.spread(experiment, self.place.folders)
-        return data.spread_if_here(experiment, self.place.folders)
+        if not self.nodes:
+            return data.spread_if_here(experiment, self.place.folders)
+        pinned = experiment.partition.kind == "pinned"
+        if pinned and self.nodes[0].data is None:
+            raise InvalidSetting(
+                "partition.kind = pinned: the nodes bring the data: give --nodes-dir, one folder a node"
+            )
+        if pinned and len(self.nodes) != experiment.clients.count:
+            raise InvalidSetting(
+                f"clients.count = {experiment.clients.count}, but --nodes-dir has {len(self.nodes)} nodes: "
+                "make them the same"
+            )
+        return data.spread(experiment, self.place.folders)
 
     def _outcome(self, detail: RunDetail, spread: Spread | None, original: RunDetail | None) -> Outcome:
         """Write down the results of a run that has something to tell."""
@@ -232,7 +168,7 @@ class Session:
             return Outcome(detail)
         startup = Startup(**{name: self.startup.get(name) for name in Startup.model_fields})
         replay_of = original.id if original else None
-        result = _result(self.place, detail, self.present, spread, startup, self.workers, replay_of)
+        result = _result(self.place, detail, self.present, spread, startup, self.nodes, replay_of)
         folders = self.place.folders
         folder = results.write(
             folders.runs, result, page.html, folders.logs if self.place.url is None else None
@@ -244,7 +180,7 @@ class Session:
 def record(place: Place, detail: RunDetail, workers: tuple[WorkerView, ...]) -> Path:
     """The results folder of a run that ended without `lab` watching."""
     spread = data.spread_if_here(detail.experiment, place.folders)
-    result = _result(place, detail, workers, spread, Startup(), max(len(workers), 1), None)
+    result = _result(place, detail, workers, spread, Startup(), plain_nodes(max(len(workers), 1)), None)
     return results.write(place.folders.runs, result, page.html)
 
 
@@ -254,7 +190,7 @@ def _result(
     workers: tuple[WorkerView, ...],
     spread: Spread | None,
     startup: Startup,
-    count: int,
+    nodes: tuple[Node, ...],
     replay_of: RunId | None,
 ) -> Result:
     return results.result_of(
@@ -263,15 +199,17 @@ def _result(
         startup=startup,
         workers=workers,
         partition=data.if_small(spread),
-        command=repeats(detail.id, place, count),
+        command=repeats(detail.id, place, nodes),
         replay_of=replay_of,
     )
 
 
-def repeats(run: RunId, place: Place, workers: int) -> str:
+def repeats(run: RunId, place: Place, nodes: tuple[Node, ...]) -> str:
     """The command that runs the same again."""
-    count = f" --workers {workers}" if place.url is None else ""
-    return f"uv run lab run {place.folders.runs / run / 'experiment.toml'}{count} --again{place.options}"
+    workers = f" --workers {len(nodes)}" if nodes else ""
+    if nodes and nodes[0].data is not None:
+        workers = f" --nodes-dir {nodes[0].data.parent}"
+    return f"uv run lab run {place.folders.runs / run / 'experiment.toml'}{workers} --again{place.options}"
 
 
 def ledger_cohorts(entries: Any) -> tuple[tuple[ClientId, ...], ...]:

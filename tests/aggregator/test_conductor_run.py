@@ -11,6 +11,7 @@ pytestmark = pytest.mark.anyio
 
 async def latest(lab, run):
     reply = await lab.http.get(f"/v1/runs/{run}/model", params={"which": "latest"})
+    assert reply.headers["cache-control"] == "no-cache"  # the next round has others under this address
     assert reply.status_code == 200, reply.text
     return list(codec.decode(reply.content, {"weights": lab.task.manifest}).groups["weights"].arrays)
 

@@ -15,14 +15,19 @@ PIECE: Final = 2**20  # bytes handed to the transport at a time; it takes the ne
 
 
 class ContentFile(Response):
-    """200 with ETag, cacheable for ever. `sent` is told the body's length once all of it is handed over."""
+    """200 with ETag. `sent` is told the body's length once all of it is handed over.
+
+    Cacheable for ever where the address names the content (`lasting`), else to be asked for again.
+    """
 
     media_type = "application/octet-stream"
 
-    def __init__(self, path: Path, digest: Digest, sent: Callable[[int], None]) -> None:
+    def __init__(
+        self, path: Path, digest: Digest, sent: Callable[[int], None], *, lasting: bool = True
+    ) -> None:
         self._path = path
         self._sent = sent
-        self._digest = digest
+        self._validators = immutable(digest) if lasting else [etag(digest), (b"cache-control", b"no-cache")]
         self.status_code = 200
         self.background = None
 
@@ -32,7 +37,7 @@ class ContentFile(Response):
         headers = [
             (b"content-type", b"application/octet-stream"),
             (b"content-length", b"%d" % len(view)),
-            *immutable(self._digest),
+            *self._validators,
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         for start in range(0, len(view), PIECE):
@@ -41,8 +46,12 @@ class ContentFile(Response):
         self._sent(len(view))
 
 
+def etag(digest: Digest) -> tuple[bytes, bytes]:
+    return b"etag", b'"%s"' % digest.encode()
+
+
 def immutable(digest: Digest) -> list[tuple[bytes, bytes]]:
-    return [(b"etag", b'"%s"' % digest.encode()), (b"cache-control", b"private, max-age=31536000, immutable")]
+    return [etag(digest), (b"cache-control", b"private, max-age=31536000, immutable")]
 
 
 def unchanged(if_none_match: str | None, digest: Digest) -> bool:

@@ -169,6 +169,7 @@ class CreateRun(Message):
     experiment: Experiment
     again: bool = False  # start anew even when the same experiment has a run
     participants: tuple[tuple[ClientId, ...], ...] | None = None  # replay: who took part, round by round
+    start_workers: Annotated[int, Field(ge=1)] | None = None  # begin when so many are there, or in 30 s
 
 
 class WorkerAccount(Message):

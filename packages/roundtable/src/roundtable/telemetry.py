@@ -7,10 +7,13 @@ bytes). docs/telemetry.md lists the points.
 
 from __future__ import annotations
 
+import re
+import socket
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, TypeAlias
 
 import httpx
@@ -68,12 +71,18 @@ def _value(value: Value | None) -> str | None:
     return f'"{escaped}"'
 
 
+def source(instance: str, in_docker: Path = Path("/.dockerenv")) -> str:
+    """Who tells: a container's short id, which is its host name in Docker; else `<host>-<instance>`."""
+    host = socket.gethostname() or "localhost"
+    return host if re.fullmatch("[0-9a-f]{12}", host) and in_docker.exists() else f"{host}-{instance[:8]}"
+
+
 @dataclass
 class Telemetry:
     """Sends points; `dropped` counts those given up. Use as a context manager, or `start` and `close`."""
 
     url: str
-    client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=5.0))
+    client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=5.0, trust_env=False))
     capacity: int = CAPACITY
     dropped: int = 0
     _waiting: deque[str] = field(default_factory=deque)
@@ -95,13 +104,17 @@ class Telemetry:
     def put(self, point: Point) -> None:
         """Never blocks on the network; a full queue drops the point."""
         text = line(point)
-        if text is None:
-            return
-        with self._lock:
-            if len(self._waiting) >= self.capacity:
+        if text is not None and not self.pass_on([text]):
+            with self._lock:
                 self.dropped += 1
-            else:
-                self._waiting.append(text)
+
+    def pass_on(self, lines: Sequence[str]) -> bool:
+        """Points that are in line protocol (ns) already: all of them, or none (False: there is no room)."""
+        with self._lock:
+            if len(self._waiting) + len(lines) > self.capacity:
+                return False
+            self._waiting.extend(lines)
+            return True
 
     def close(self, patience: Seconds = 2.0) -> None:
         """Sends what is waiting, once, for `patience` seconds at most."""

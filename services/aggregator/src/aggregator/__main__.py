@@ -23,6 +23,10 @@ def main(arguments: list[str] | None = None) -> int:
         from aggregator import verify
 
         return verify.main(words[1:])
+    if words == ["rerun"]:
+        from aggregator import rerun
+
+        return rerun.main()
     from roundtable.errors import RoundtableError
 
     from aggregator.server import serve
@@ -44,7 +48,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="aggregator",
         description="The aggregator of a Roundtable lab. Options win over environment variables.",
-        epilog="`aggregator verify RUN --state-dir DIR` checks a run's ledger and files.",
+        epilog="`aggregator verify RUN --state-dir DIR` checks a run's ledger and files; "
+        "`aggregator rerun` runs EXPERIMENT anew, in the aggregator that is up beside it.",
     )
     parser.add_argument("--host", help="address to listen on (AGGREGATOR_HOST, 127.0.0.1)")
     parser.add_argument("--port", type=int, help="0: any free one (AGGREGATOR_PORT, 8080)")

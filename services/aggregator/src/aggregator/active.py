@@ -18,6 +18,7 @@ from aggregator.checks import update_groups
 from aggregator.events import Key
 from aggregator.feed import Feed
 from aggregator.files import RunFiles
+from aggregator.points import Points
 from aggregator.recover import Known
 from aggregator.rounds import Rounds
 from aggregator.rows import RunRow
@@ -29,6 +30,7 @@ class ActiveRun:
     files: RunFiles
     machine: Rounds
     feed: Feed
+    points: Points
     initialized: Initialized | None
     states: dict[ClientId, Digest]
     messages: dict[int, Digest] = field(
@@ -45,8 +47,8 @@ class ActiveRun:
     reason: str | None = None
 
     @classmethod
-    def of(cls, known: Known, files: RunFiles, machine: Rounds, feed: Feed) -> ActiveRun:
-        run = cls(known.row, files, machine, feed, known.row.initialized, dict(known.states))
+    def of(cls, known: Known, files: RunFiles, machine: Rounds, feed: Feed, points: Points) -> ActiveRun:
+        run = cls(known.row, files, machine, feed, points, known.row.initialized, dict(known.states))
         for commit in known.commits:
             run.records[commit.round] = commit.record
             run.head = commit.entry_hash
@@ -82,6 +84,14 @@ class ActiveRun:
         self.states.update(states)
         self.head = record.entry_hash
         self.bytes_down = 0
+        self.tell_round(record)
+        self.points.event("round", f"round {record.round}", self.id, record.round)
+
+    def tell_round(self, record: RoundRecord) -> None:
+        """Committed, or scored since: to watchers and to the database of points."""
+        self.records[record.round] = record
+        self.feed.round_changed(record)
+        self.points.round(self.id, self.records, record.round, self.first_order)
 
     @property
     def paused(self) -> bool:

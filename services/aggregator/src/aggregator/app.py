@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.metadata import version
 from typing import Any
 
@@ -9,7 +10,7 @@ from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from aggregator import problems
-from aggregator.routes import orders, runs, workers
+from aggregator.routes import orders, runs, telemetry, workers
 from aggregator.routes.access import SCHEMES
 from aggregator.service import Service
 
@@ -26,7 +27,7 @@ def create_app(service: Service) -> FastAPI:
     app.state.service = service
     app.add_middleware(problems.BoundedJson)
     problems.install(app)
-    for module in (workers, orders, runs):
+    for module in (workers, orders, runs, telemetry):
         app.include_router(module.router)
 
     @app.get("/healthz", tags=["health"])
@@ -37,8 +38,10 @@ def create_app(service: Service) -> FastAPI:
     @app.get("/readyz", tags=["health"])
     async def readyz(request: Request) -> Response:
         """The store is open and orders are accepted."""
-        if request.app.state.service.ready:
-            return Response('{"status":"ready"}', media_type="application/json")
+        service: Service = request.app.state.service
+        if service.ready:
+            body = {"status": "ready"} | ({"detail": service.not_started} if service.not_started else {})
+            return Response(json.dumps(body), media_type="application/json")
         return problems.problem(503, "about:blank", "the store is not open: starting or stopping")
 
     describe = app.openapi

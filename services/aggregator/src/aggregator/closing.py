@@ -91,7 +91,6 @@ class Closing:
             return
         self._task = None
         run.committed(record, outcome.folded.message, dict(outcome.states))
-        run.feed.round_changed(record)
         run.feed.run_changed()
         accounts = {client: seen(close.round, update.account) for client, update in planned.accepted.items()}
         await self._driver.handle(RoundCommitted(close.round, self._clock.monotonic(), accounts))

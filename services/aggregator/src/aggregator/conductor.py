@@ -182,12 +182,12 @@ class Conductor:
                 self._closing.begin(command)
             case Score(round_number):
                 record = await self._storing.call(commit.score, self._store, run.id, round_number)
-                run.records[record.round] = record
-                run.feed.round_changed(record)
+                run.tell_round(record)
                 self._follow.append(RoundScored(record.round, record.accuracy, self.now))
             case Show(state, reason):
                 run.shown, run.reason = state, reason
                 run.feed.run_changed()
+                run.points.event("run", state + (f": {reason}" if reason else ""), run.id, run.done)
                 note("run " + state, run=run.id, reason=reason, round=run.done)
                 await self._record_state()
             case Pin(nodes):

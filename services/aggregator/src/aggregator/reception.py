@@ -17,6 +17,7 @@ from aggregator.clock import Clock, Timer
 from aggregator.desk import NOTHING, Desk
 from aggregator.events import WorkerArrived, WorkerGone
 from aggregator.logs import note, trouble
+from aggregator.points import Points
 from aggregator.rows import WorkerRow
 from aggregator.runs import Runs
 from aggregator.settings import ServiceSettings
@@ -27,13 +28,20 @@ from aggregator.workers import State, Worker, Workers
 
 class Reception:
     def __init__(
-        self, settings: ServiceSettings, clock: Clock, turns: Turns, desk: Desk, tokens: Tokens
+        self,
+        settings: ServiceSettings,
+        clock: Clock,
+        turns: Turns,
+        desk: Desk,
+        tokens: Tokens,
+        points: Points,
     ) -> None:
         self._settings = settings
         self._clock = clock
         self._turns = turns
         self._desk = desk
         self._tokens = tokens
+        self._points = points
         self._workers = Workers(clock, settings.lost_after)
         self._check: Timer | None = None
         self.runs: Runs
@@ -129,6 +137,7 @@ class Reception:
         await self.runs.storing.call(self.runs.store.put_worker, WorkerRow(row.id, row.join, "present"))
         row.state, row.heard = "present", self._clock.monotonic()
         note("worker is there", worker=row.id, host=row.join.host, node=row.node)
+        self._tell(row)
         if self._check is None:
             self._watch()
         await self.runs.tell(WorkerArrived(row.id, row.node, row.pinned, row.heard))
@@ -143,8 +152,16 @@ class Reception:
         self._desk.clear(row.id)
         self._desk.dismiss(row.id)
         note("worker " + state, worker=row.id, host=row.join.host, node=row.node)
+        self._tell(row)
         await self.runs.tell(WorkerGone(row.id, self._clock.monotonic(), lost=state == "lost"))
         self.runs.workers_changed()
+
+    def _tell(self, row: Worker) -> None:
+        live = self.runs.live
+        state = "is there" if row.state == "present" else row.state
+        where = row.join.host if row.node == row.join.host else f"{row.node}, {row.join.host}"
+        text = f"worker {row.id} {state} ({where})"
+        self._points.event("worker", text, live.id if live else None, live.done if live else 0)
 
     # --- silence --------------------------------------------------------------------------------------------
 

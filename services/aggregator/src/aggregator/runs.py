@@ -10,20 +10,23 @@ from datetime import datetime, timezone
 
 from roundtable.errors import CorruptStore, NotPossible, StorageFull
 from roundtable.messages import ENDED, CreateRun, Order, Plan, RunDetail, RunState, RunView, WorkerView
-from roundtable.types import ClientId, RunId
+from roundtable.types import ClientId, RunId, Seconds
 
 from aggregator import views
 from aggregator.active import ActiveRun
 from aggregator.archive import Archive
-from aggregator.clock import Clock
+from aggregator.autostart import First
+from aggregator.clock import Clock, Timer
 from aggregator.commit import tidy
 from aggregator.conductor import Conductor, how_to_resume
 from aggregator.desk import Desk
 from aggregator.events import End, Event, PauseAsked, ResumeAsked, Started, StopAsked, WorkerArrived
 from aggregator.feed import Feed
 from aggregator.files import RunFiles
+from aggregator.gathering import PATIENCE, Gathering
 from aggregator.logs import note, trouble
 from aggregator.orders import stop_id
+from aggregator.points import Points
 from aggregator.recover import recover
 from aggregator.rounds import Rounds
 from aggregator.rows import RunRow
@@ -42,6 +45,7 @@ class Runs:
         clock: Clock,
         turns: Turns,
         desk: Desk,
+        points: Points,
         present: Callable[[], Iterable[WorkerArrived]],
         workers: Callable[[], tuple[WorkerView, ...]],
     ) -> None:
@@ -52,6 +56,7 @@ class Runs:
         self._clock = clock
         self._turns = turns
         self._desk = desk
+        self._points = points
         self._present = present
         self._workers = workers
         self.storing = StoreThread()
@@ -59,6 +64,8 @@ class Runs:
         self.folding = OneThread("fold")
         self.active: Conductor | None = None
         self._feeds: dict[RunId, Feed] = {}  # of runs that have not ended
+        self._gatherings: dict[RunId, Gathering] = {}  # of runs that wait for workers before they begin
+        self._alarm: Timer | None = None  # when to look at the first of these again
 
     @property
     def store(self) -> Store:
@@ -113,11 +120,15 @@ class Runs:
 
     # --- turns ----------------------------------------------------------------------------------------------
 
-    async def begin(self) -> None:
-        """At the start of the process: whatever was under way goes on."""
+    async def begin(self, first: First | None = None) -> None:
+        """At the start of the process: whatever was under way goes on; `first`: what is to be run else."""
         for row in await self.storing.call(self.store.runs):
             if row.state not in ENDED:
                 await self._open_feed(row)
+        if first is not None:
+            view, new = await self.create(first.request, first.gathering)
+            if not new:
+                note("this experiment has a run", run=view.id, state=view.state, round=view.round)
         await self._start_next()
 
     def release(self) -> None:
@@ -127,18 +138,30 @@ class Runs:
 
     async def close(self) -> None:
         """Outside of turns, when there will be none any more."""
+        self._set_alarm(None)
         if self.active is not None:
             self.active.close()
             self.active = None
         self.folding.close()
         await self.storing.shut()
 
-    async def create(self, request: CreateRun) -> tuple[RunView, bool]:
-        """The run, and whether it is new. Raises InvalidExperiment, StorageFull."""
+    async def create(self, request: CreateRun, gathering: Gathering | None = None) -> tuple[RunView, bool]:
+        """The run, and whether it is new; it begins when `gathering`, or what is asked for, says so.
+
+        Raises InvalidExperiment, StorageFull.
+        """
         experiment = request.experiment
+        if gathering is None and request.start_workers is not None:
+            gathering = Gathering(request.start_workers, patience=PATIENCE)
         if not request.again and request.participants is None:
             known = await self.storing.call(self.store.runs_of, experiment.digest)
             if known := [row for row in known if row.participants is None]:
+                if (
+                    gathering is not None
+                    and known[-1].state in ("queued", "waiting")
+                    and (self.live is None or self.live.id != known[-1].id)
+                ):
+                    self._gatherings[known[-1].id] = gathering
                 return await self.view(known[-1].id), False
         created = self._clock.wall()
         stamp = datetime.fromtimestamp(created, timezone.utc).strftime("%Y%m%d-%H%M%S")
@@ -160,6 +183,8 @@ class Runs:
 
         row = await self.storing.call(insert)
         await self._open_feed(row)
+        if gathering is not None:
+            self._gatherings[row.id] = gathering
         note("run created", run=row.id)
         if self.active is None:
             await self._start_next()
@@ -173,7 +198,9 @@ class Runs:
         if self.active is not None and self.active.run.id == run:
             await self.active.handle(StopAsked("stopped by hand", self.active.now))
         else:
+            self._gatherings.pop(run, None)
             await self._record_end(run, "stopped", "stopped by hand before it began")
+            await self._start_next()
         return await self.view(run)
 
     async def resume(self, run: RunId) -> RunView:
@@ -190,16 +217,19 @@ class Runs:
             await self._open_feed(await self.storing.call(self.store.run, run))
             if self.active is None:
                 await self._start_next()
-        elif self.active is None:  # there was no room for it to begin
+        elif self.active is None:  # there was no room for it to begin, or it is not to wait any longer
+            self._gatherings.pop(run, None)
             await self._start_next()
         else:
             raise NotPossible(f"run {run} is {view.state}: its turn comes when the run before it has ended")
         return await self.view(run)
 
     async def tell(self, event: Event) -> None:
-        """Workers that came or went: to the active run, if there is one."""
+        """Workers that came or went: to the active run, or to one that waits for them to begin."""
         if self.active is not None:
             await self.active.handle(event)
+        elif self._gatherings:
+            await self._start_next()
 
     async def pause(self, run: RunId, error: StorageFull) -> None:
         if self.active is not None and self.active.run.id == run:
@@ -212,6 +242,8 @@ class Runs:
             if not rows:
                 return
             row = min(rows, key=lambda row: (row.state == "queued", row.created))
+            if not await self._gathered(row):
+                return
             try:
                 await self._start(row.id)
             except CorruptStore as error:
@@ -221,6 +253,39 @@ class Runs:
                 trouble("a run cannot begin", run=row.id, detail=str(error))
                 self._feeds[row.id].note(how_to_resume(error, row.id))
                 return
+
+    async def _gathered(self, row: RunRow) -> bool:
+        """Whether the run may begin; else what it waits for is shown, and looked at again in time."""
+        self._set_alarm(None)
+        gathering = self._gatherings.get(row.id)
+        if gathering is None:
+            return True
+        now = self._clock.monotonic()
+        due = gathering.look((arrived.worker for arrived in self._present()), now)
+        if due is not None and due <= now:
+            del self._gatherings[row.id]
+            return True
+        self._set_alarm(due)
+        reason = gathering.reason()
+        if (row.state, row.reason) != ("waiting", reason):
+            await self._show_waiting(row.id, reason)
+        return False
+
+    async def _show_waiting(self, run: RunId, reason: str) -> None:
+        note("run waiting", run=run, reason=reason)
+        self._points.event("run", f"waiting: {reason}", run)
+        last = self._feeds[run].view()
+        self._feeds[run].follow(lambda: last.model_copy(update={"state": "waiting", "reason": reason}))
+        try:
+            await self.storing.call(self.store.set_run_state, run, "waiting", reason)
+        except StorageFull as error:  # it is shown all the same
+            trouble("the run's state could not be recorded", run=run, state="waiting", detail=str(error))
+
+    def _set_alarm(self, at: Seconds | None) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        look = lambda: self._turns.post(self._start_next)  # noqa: E731
+        self._alarm = None if at is None else self._clock.call_at(at, look)
 
     async def _start(self, run: RunId) -> None:
         experiment = (await self.storing.call(self.store.run, run)).experiment
@@ -243,7 +308,7 @@ class Runs:
         known = await self.storing.call(recover, self.store, run)
         machine = Rounds(Settings.of(run, experiment, known.row.participants), known.recovered)
         self.active = Conductor(
-            ActiveRun.of(known, files, machine, self._feeds[run]),
+            ActiveRun.of(known, files, machine, self._feeds[run], self._points),
             store=self.store,
             storing=self.storing,
             folding=self.folding,
@@ -267,6 +332,7 @@ class Runs:
     async def _ended(self, run: ActiveRun, end: End) -> None:
         self.active = None
         note("run " + end.state, run=run.id, reason=end.reason, round=end.round)
+        self._points.event("run", f"{end.state}: {end.reason}", run.id, max(end.round, 0))
         last = max(end.round, 0)
         stop = Order(id=stop_id(run.id, last), kind="stop", run=run.id, round=last, head=run.head)
         for worker in run.took_part & {arrived.worker for arrived in self._present()}:

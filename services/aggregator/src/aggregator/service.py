@@ -8,19 +8,26 @@ import asyncio
 import contextlib
 import fcntl
 import os
-from typing import IO
+import secrets
+from typing import IO, Final
 
 from roundtable.errors import InvalidSetting
+from roundtable.telemetry import Telemetry, source
+from roundtable.types import Seconds
 
-from aggregator import tokens
+from aggregator import autostart, tokens
 from aggregator.clock import Clock, SystemClock
 from aggregator.desk import Desk
+from aggregator.points import Points
 from aggregator.reception import Reception
+from aggregator.relay import Relay
 from aggregator.replies import Replies
 from aggregator.runs import Runs
 from aggregator.settings import ServiceSettings
 from aggregator.store import FILE
 from aggregator.turns import Turns
+
+FAREWELL: Final[Seconds] = 0.5  # for the last points
 
 
 class Service:
@@ -31,24 +38,47 @@ class Service:
         self.settings = settings
         self.clock = clock or SystemClock()
         self._lock = _lock(settings)
-        self.tokens = tokens.open_tokens(settings.join_token, settings.admin_token, settings.session_secret)
+        self.tokens = tokens.open_tokens(
+            settings.join_token,
+            settings.admin_token,
+            settings.session_secret,
+            None if settings.loopback_only else settings.read_token,
+        )
+        self.telemetry = Telemetry(settings.telemetry_url) if settings.telemetry_url else None
+        self.points = Points(self.clock, self.telemetry, source(secrets.token_hex(4)))
+        self.relay = Relay(self.clock, Telemetry(settings.telemetry_url) if settings.telemetry_url else None)
         self.turns = Turns()
         self.desk = Desk(self.clock)
-        self.reception = Reception(settings, self.clock, self.turns, self.desk, self.tokens)
+        self.reception = Reception(settings, self.clock, self.turns, self.desk, self.tokens, self.points)
         self.runs = Runs(
-            settings, self.clock, self.turns, self.desk, self.reception.present, self.reception.views
+            settings,
+            self.clock,
+            self.turns,
+            self.desk,
+            self.points,
+            self.reception.present,
+            self.reception.views,
         )
         self.reception.runs = self.runs
         self.replies = Replies(settings, self.clock, self.turns, self.desk, self.runs)
         self.ready = False
+        self.not_started: str | None = None  # why the service's own experiment could not be
         self._task: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Open the store and go on with what was under way. Raises CorruptStore, StorageFull."""
         await self.runs.storing.open(self.settings.state_dir / FILE)
+        if self.telemetry is not None:
+            self.telemetry.start()
+        self.relay.start()
         self._task = asyncio.create_task(self.turns.run())
         await self.reception.begin()
-        await self.turns.submit(self.runs.begin)
+        first = autostart.first(self.settings)
+        if isinstance(first, str):
+            self.not_started = first
+        await self.turns.submit(
+            lambda: self.runs.begin(first if isinstance(first, autostart.First) else None)
+        )
         self.ready = True
 
     def release(self) -> None:
@@ -67,6 +97,9 @@ class Service:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
             await self.runs.close()
+        if self.telemetry is not None:
+            await asyncio.to_thread(self.telemetry.close, FAREWELL)
+        await asyncio.to_thread(self.relay.close, FAREWELL)
         self._lock.close()
 
 

@@ -6,6 +6,7 @@ Each field's environment variable is its alias; tokens are in files (tokens.py).
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,6 +36,15 @@ class ServiceSettings(BaseSettings):
     poll_seconds: Positive = Field(POLL_SECONDS, le=60, alias="POLL_SECONDS")
     upload_stall_seconds: Positive = Field(30.0, alias="UPLOAD_STALL_SECONDS")  # without a byte
     upload_seconds: Positive = Field(3600.0, alias="UPLOAD_SECONDS")  # for the whole body
+    experiment: Path | None = Field(None, alias="EXPERIMENT")  # started by itself
+    start_workers: int = Field(1, ge=1, alias="START_WORKERS")  # that it waits for
+    published_on: str | None = Field(
+        None, alias="PUBLISHED_ON"
+    )  # behind a port that is published; else `host`
+    read_token_file: Path | None = Field(
+        None, alias="READ_TOKEN_FILE"
+    )  # default: `read`, beside the admin token
+    telemetry_url: str | None = Field(None, pattern="^https?://.", alias="TELEMETRY_URL")  # none: no points
     max_model_bytes: int = Field(4 * 2**30, gt=0, alias="MAX_MODEL_BYTES")  # of an initialize reply
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", alias="LOG_LEVEL")
 
@@ -45,6 +55,19 @@ class ServiceSettings(BaseSettings):
     @property
     def admin_token(self) -> Path:
         return self.admin_token_file or self.state_dir / "tokens" / "admin"
+
+    @property
+    def read_token(self) -> Path:
+        return self.read_token_file or self.admin_token.with_name("read")
+
+    @property
+    def loopback_only(self) -> bool:
+        """Whether nobody beyond this machine (or its containers) reaches the service."""
+        address = self.published_on or self.host
+        try:
+            return ip_address(address.strip("[]")).is_loopback
+        except ValueError:
+            return address == "localhost"
 
     @property
     def session_secret(self) -> Path:

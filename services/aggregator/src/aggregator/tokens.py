@@ -1,8 +1,9 @@
 """Who may do what: tokens kept in files, compared in constant time, sent as `Authorization: Bearer …`.
 
-Two files, generated with mode 0600 where absent: `join` lets a worker introduce itself, `admin` creates and
-stops runs. A worker's session token is `{worker id}.{HMAC-SHA256 of the id}` under a secret that is kept
-beside them: it names its worker, stays valid over restarts, and needs no table.
+Files, generated with mode 0600 where absent: `join` lets a worker introduce itself, `admin` creates and stops
+runs, and `read` lets people look where the service is published beyond loopback. A worker's session token is
+`{worker id}.{HMAC-SHA256 of the id}` under a secret that is kept beside them: it names its worker, stays
+valid over restarts, and needs no table.
 """
 
 from __future__ import annotations
@@ -27,12 +28,23 @@ class Tokens:
     join: str
     admin: str
     secret: str
+    read: str | None = None  # None: everybody may look
 
     def check_join(self, authorization: str | None) -> None:
         _compare(authorization, self.join, "join")
 
     def check_admin(self, authorization: str | None) -> None:
         _compare(authorization, self.admin, "admin")
+
+    def check_reader(self, authorization: str | None) -> None:
+        """The admin token will do as well."""
+        if self.read is None:
+            return
+        presented = _bearer(authorization, "read").encode()
+        if not any(hmac.compare_digest(presented, token.encode()) for token in (self.read, self.admin)):
+            raise Unauthorized(
+                "this is not the aggregator's read token, nor its admin token: read the token file again"
+            )
 
     def session(self, worker: WorkerId) -> str:
         return _session(self.secret, worker)
@@ -53,10 +65,13 @@ def _session(secret: str, worker: WorkerId) -> str:
     return f"{worker}.{hmac.digest(secret.encode(), worker.encode(), 'sha256').hex()}"
 
 
-def open_tokens(join: Path, admin: Path, secret: Path) -> Tokens:
+def open_tokens(join: Path, admin: Path, secret: Path, read: Path | None = None) -> Tokens:
     """Read the files, generating those that are absent. Raises InvalidSetting, one line."""
     return Tokens(
-        _read_or_make(join, "join"), _read_or_make(admin, "admin"), _read_or_make(secret, "session")
+        _read_or_make(join, "join"),
+        _read_or_make(admin, "admin"),
+        _read_or_make(secret, "session"),
+        None if read is None else _read_or_make(read, "read"),
     )
 
 

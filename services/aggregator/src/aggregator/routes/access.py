@@ -13,6 +13,7 @@ from aggregator.service import Service
 
 JOIN: Final[dict[str, Any]] = {"security": [{"join token": []}]}
 SESSION: Final[dict[str, Any]] = {"security": [{"session token": []}]}
+READ: Final[dict[str, Any]] = {"security": [{"read token": []}, {"admin token": []}, {}]}
 ADMIN: Final[dict[str, Any]] = {"security": [{"admin token": []}]}
 SCHEMES: Final[dict[str, Any]] = {
     name: {"type": "http", "scheme": "bearer", "description": description}
@@ -20,6 +21,7 @@ SCHEMES: Final[dict[str, Any]] = {
         "join token": "from STATE_DIR/tokens/join",
         "session token": "from the reply to a join",
         "admin token": "from STATE_DIR/tokens/admin",
+        "read token": "from STATE_DIR/tokens/read; only where the service is published beyond loopback",
     }.items()
 }
 
@@ -30,6 +32,11 @@ def service_of(request: Request) -> Service:
 
 def authorization(request: Request) -> str | None:
     return request.headers.get("authorization")
+
+
+def check_reader(request: Request) -> None:
+    """Raises Unauthorized, where looking needs a token."""
+    service_of(request).tokens.check_reader(authorization(request))
 
 
 def worker_of(request: Request) -> WorkerId:

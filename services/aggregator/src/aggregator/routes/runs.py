@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import StreamingResponse
 from pydantic import TypeAdapter
 from roundtable.errors import InvalidInput
@@ -13,7 +13,7 @@ from roundtable.types import RunId
 from starlette.responses import Response
 
 from aggregator.bodies import ContentFile
-from aggregator.routes.access import ADMIN, authorization, json_of, service_of
+from aggregator.routes.access import ADMIN, READ, authorization, check_reader, json_of, service_of
 
 router = APIRouter(tags=["runs"])
 _VIEWS = TypeAdapter(list[RunView])
@@ -34,19 +34,28 @@ async def create(request: Request, body: CreateRun) -> Response:
     return json_of(view, 201 if new else 200)
 
 
-@router.get("/v1/runs", response_model=list[RunView])
+@router.get(
+    "/v1/runs", response_model=list[RunView], dependencies=[Depends(check_reader)], openapi_extra=READ
+)
 async def runs(request: Request) -> Response:
     """All of them, oldest first."""
     return Response(_VIEWS.dump_json(await service_of(request).runs.views()), media_type="application/json")
 
 
-@router.get("/v1/runs/{run}", response_model=RunDetail)
+@router.get(
+    "/v1/runs/{run}", response_model=RunDetail, dependencies=[Depends(check_reader)], openapi_extra=READ
+)
 async def detail(request: Request, run: RunId) -> Response:
     """One run with its experiment and its rounds."""
     return json_of(await service_of(request).runs.detail(run))
 
 
-@router.get("/v1/runs/{run}/events", response_class=StreamingResponse)
+@router.get(
+    "/v1/runs/{run}/events",
+    response_class=StreamingResponse,
+    dependencies=[Depends(check_reader)],
+    openapi_extra=READ,
+)
 async def events(request: Request, run: RunId) -> Response:
     """Server-sent events; `Last-Event-ID` picks up where a reader left."""
     feed = await service_of(request).runs.feed(run)
@@ -73,16 +82,18 @@ async def resume(request: Request, run: RunId) -> Response:
     return json_of(await service.turns.submit(lambda: service.runs.resume(run)))
 
 
-@router.get("/v1/runs/{run}/ledger")
+@router.get("/v1/runs/{run}/ledger", dependencies=[Depends(check_reader)], openapi_extra=READ)
 async def ledger(request: Request, run: RunId) -> Response:
     """The chain's entries as they were hashed, oldest first."""
     return Response(await service_of(request).runs.archive.ledger(run), media_type="application/json")
 
 
-@router.get("/v1/runs/{run}/model", response_class=Response)
+@router.get(
+    "/v1/runs/{run}/model", response_class=Response, dependencies=[Depends(check_reader)], openapi_extra=READ
+)
 async def model(request: Request, run: RunId, which: str = "latest") -> Response:
     """The weights as safetensors: `latest`, `best` or `round:N` (kept rounds only)."""
     if not re.fullmatch(r"latest|best|round:\d{1,9}", which, re.ASCII):
         raise InvalidInput(f'which: "latest", "best" or "round:N", found {which!r:.40}')
     path, digest = await service_of(request).runs.archive.model(run, which)
-    return ContentFile(path, digest, lambda _: None)
+    return ContentFile(path, digest, lambda _: None, lasting=False)

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import json
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
 from roundtable.errors import InvalidInput
 from roundtable.messages import Join, Joined, Poll, PollReply, WorkerView
 from starlette.responses import Response
 
-from aggregator.routes.access import JOIN, SESSION, authorization, json_of, service_of, worker_of
+from aggregator.routes.access import (
+    JOIN,
+    READ,
+    SESSION,
+    authorization,
+    check_reader,
+    json_of,
+    service_of,
+    worker_of,
+)
 from aggregator.workers import check_version
 
 router = APIRouter(tags=["workers"])
@@ -66,7 +75,12 @@ async def leave(request: Request) -> Response:
     return Response(status_code=204)
 
 
-@router.get("/v1/workers", response_model=tuple[WorkerView, ...])
+@router.get(
+    "/v1/workers",
+    response_model=tuple[WorkerView, ...],
+    dependencies=[Depends(check_reader)],
+    openapi_extra=READ,
+)
 async def workers(request: Request) -> Response:
     """Who is there, was lost, or has left."""
     return Response(_VIEWS.dump_json(service_of(request).reception.views()), media_type="application/json")

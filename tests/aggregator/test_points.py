@@ -1,0 +1,172 @@
+"""Points of rounds and events, what nodes send by the aggregator, and that neither makes anybody wait."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+pytestmark = pytest.mark.anyio
+
+
+class Sink:
+    """Takes points like an InfluxDB; `behave` may answer otherwise."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.arrived = threading.Condition()
+        self.behave: Callable[[], int] = lambda: 204
+        sink = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"])).decode()
+                status = sink.behave()
+                if status == 204:
+                    with sink.arrived:
+                        sink.lines += body.splitlines()
+                        sink.arrived.notify_all()
+                self.send_response(status)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def wait_for(self, pattern: str, count: int = 1, seconds: float = 10.0) -> list[str]:
+        found: list[str] = []
+
+        def enough() -> bool:
+            found[:] = [line for line in self.lines if re.search(pattern, line)]
+            return len(found) >= count
+
+        with self.arrived:
+            assert self.arrived.wait_for(enough, seconds), self.lines
+        return found
+
+
+@pytest.fixture
+def sink() -> Iterator[Sink]:
+    server = Sink()
+    yield server
+    server.server.shutdown()
+    server.server.server_close()
+
+
+async def run_to_its_end(lab, body):
+    run = await lab.create(body)
+    worker = await lab.joined()
+    async with lab.working(worker):
+        return await lab.ended(run["id"])
+
+
+async def test_each_round_is_told_when_committed_and_again_at_the_same_time_when_scored(
+    open_lab, make_experiment, sink
+):
+    async with open_lab(telemetry_url=sink.url) as lab:
+        detail = await run_to_its_end(lab, make_experiment())
+    lines = sink.wait_for("^fl_round,")
+    times = {}
+    for text in lines:
+        assert f"run={detail['id']}" in text and ",source=" in text.partition(" ")[0]
+        times.setdefault(re.search(r"round=(\d+)i", text)[1], set()).add(text.rsplit(" ", 1)[1])
+    assert {number: len(at) for number, at in times.items()} == {"1": 1, "2": 1, "3": 1}
+    scored = [text for text in lines if "accuracy=" in text and "round=3i" in text]
+    assert scored, lines
+    total = sum(record["num_examples"] for record in detail["history"])
+    assert (
+        f"samples_seen={total}i" in scored[-1] and "elapsed=" in scored[-1] and "bytes_total=" in scored[-1]
+    )
+    events = sink.wait_for("^fl_event,")
+    texts = "\n".join(events)
+    for found in (
+        "kind=worker",
+        "kind=run",
+        "kind=round",
+        'text="round 2"',
+        "worker w1 is there",
+        "finished",
+    ):
+        assert found in texts, (found, events)
+
+
+@pytest.mark.parametrize("behaviour", ["refuses", "errors", "hangs"])
+async def test_a_run_does_not_wait_for_its_points(open_lab, make_experiment, sink, behaviour):
+    release = threading.Event()
+    url = sink.url
+    if behaviour == "refuses":
+        sink.server.server_close()
+    elif behaviour == "errors":
+        sink.behave = lambda: 500
+    else:
+        sink.behave = lambda: (release.wait(30), 503)[1]
+    started = time.monotonic()
+    async with open_lab(telemetry_url=url) as lab:
+        detail = await run_to_its_end(lab, make_experiment())
+        took = time.monotonic() - started
+        leaving = time.monotonic()
+    assert detail["state"] == "finished"
+    assert took < 5
+    assert time.monotonic() - leaving < 3
+    release.set()
+
+
+async def write(lab, body, token=None, **headers):
+    token = token or lab.service.tokens.join
+    headers = {"Authorization": f"Bearer {token}"} | {k.replace("_", "-"): v for k, v in headers.items()}
+    return await lab.http.post("/v1/telemetry/write?db=lab&precision=ns", content=body, headers=headers)
+
+
+async def test_what_nodes_send_is_passed_on_plain_or_packed(open_lab, sink):
+    async with open_lab(telemetry_url=sink.url) as lab:
+        assert (await write(lab, b"cpu,host=pi usage=1 1700000000000000000\n")).status_code == 204
+        packed = gzip.compress(b"mem,host=pi used=2 1700000000000000000\n")
+        assert (await write(lab, packed, content_encoding="gzip")).status_code == 204
+        sink.wait_for("^mem,host=pi used=2 1700000000000000000$")
+        assert (await write(lab, b"")).status_code == 204
+    assert sink.lines.count("cpu,host=pi usage=1 1700000000000000000") == 1
+
+
+async def test_what_nodes_send_is_bounded_and_needs_the_join_token(open_lab, sink, clock):
+    async with open_lab(clock, telemetry_url=sink.url) as lab:
+        wrong = await write(lab, b"cpu usage=1 1", token="x" * 20)
+        assert (wrong.status_code, wrong.json()["type"]) == (401, "urn:roundtable:unauthorized")
+        assert (await write(lab, b"x" * (2**20 + 1))).status_code == 413
+        assert (await write(lab, gzip.compress(b"x" * 2**21), content_encoding="gzip")).status_code == 413
+        assert (await write(lab, b"\x1f\x8bnonsense", content_encoding="gzip")).status_code == 422
+        assert (await write(lab, gzip.compress(b"x" * 99)[:-9], content_encoding="gzip")).status_code == 422
+        assert (await write(lab, b"\xff\xfe")).status_code == 422
+        assert (await write(lab, b"x", content_encoding="br")).status_code == 422
+        lines = (b"cpu,host=pi usage=1 1700000000000000000\n" * 26214)[: 2**20]
+        codes = [(await write(lab, b"#" * len(lines))).status_code for _ in range(5)]
+        assert codes[0] == 204 and codes[-1] == 429
+        clock.turn(10)
+        assert (await write(lab, b"cpu usage=1 1700000000000000000")).status_code == 204
+
+
+async def test_points_that_nobody_takes_are_refused_and_the_aggregators_own_are_not_pushed_aside(
+    open_lab, sink, clock
+):
+    sink.behave = lambda: 503
+    async with open_lab(clock, telemetry_url=sink.url) as lab:
+        batch = b"cpu,host=pi usage=1 1700000000000000000\n" * 15_000
+        assert (await write(lab, batch)).status_code == 204
+        full = await write(lab, batch)
+        assert (full.status_code, full.json()["type"]) == (429, "urn:roundtable:rate-limited")
+        assert lab.service.telemetry.dropped == 0
+
+
+async def test_without_a_place_for_points_that_is_said(open_lab):
+    async with open_lab() as lab:
+        reply = await write(lab, b"cpu usage=1 1700000000000000000")
+        assert reply.status_code == 409 and "TELEMETRY_URL" in reply.json()["detail"]

@@ -5,8 +5,8 @@
     send thread   next_parcel() → Parcel, then drop(Held)
 
 An order is held from the moment it is given until its reply is accepted (or it is dropped): that is what
-the worker tells the aggregator in each poll. One lock guards all of it, one condition says that
-something changed.
+the worker tells the aggregator in each poll. One lock guards all of it; each thread waits for
+what concerns it, so that nobody is woken for nothing.
 """
 
 from __future__ import annotations
@@ -48,7 +48,10 @@ class Parcel:
 class Board:
     def __init__(self, clock: Callable[[], Seconds] = time.monotonic) -> None:
         self._clock = clock
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)  # there may be an order to take
+        self._mail = threading.Condition(self._lock)  # there may be a parcel to send
+        self._changed = threading.Condition(self._lock)  # anything else
         self._held: dict[OrderId, Held] = {}  # queued, running and being sent, in order of arrival
         self._queue: list[Held] = []
         self._running: Held | None = None
@@ -62,7 +65,7 @@ class Board:
 
     def reconcile(self, give: Iterable[Order], cancel: Iterable[OrderId]) -> bool:
         """Take the difference the aggregator named. Returns whether that changed anything."""
-        with self._changed:
+        with self._lock:
             changed = False
             for order_id in cancel:
                 held = self._held.get(order_id)
@@ -77,6 +80,7 @@ class Board:
                     self._queue.append(held)
                     changed = True
             if changed:
+                self._work.notify_all()
                 self._changed.notify_all()
             return changed
 
@@ -95,12 +99,12 @@ class Board:
             del self._held[held.order.id]
 
     def holding(self) -> tuple[OrderId, ...]:
-        with self._changed:
+        with self._lock:
             return tuple(order_id for order_id, held in self._held.items() if not held.cancelled)
 
     def doing(self) -> str:
         """One phrase for the eye."""
-        with self._changed:
+        with self._lock:
             if self._running is None:
                 return "waiting" if self._sending is None else "sending"
             order = self._running.order
@@ -114,8 +118,8 @@ class Board:
         """The next order to carry out, waiting for one; None when the board has been closed.
 
         A train order is not handed out while UPDATES_IN_MEMORY updates wait to be sent."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._next() is not None)
+        with self._lock:
+            self._work.wait_for(lambda: self._closed or self._next() is not None)
             held = None if self._closed else self._next()
             if held is not None:
                 self._queue.remove(held)
@@ -130,21 +134,22 @@ class Board:
 
     def hand_over(self, parcel: Parcel) -> None:
         """The order has been carried out; its reply is to be sent, unless it was cancelled meanwhile."""
-        with self._changed:
+        with self._lock:
             if self._running is parcel.held:
                 self._running = None
             if parcel.held.cancelled or self._expired:
                 self._forget(parcel.held)
             else:
                 self._outbox.append(parcel)
+            self._mail.notify_all()
             self._changed.notify_all()
 
     # --- the send thread
 
     def next_parcel(self) -> Parcel | None:
         """The next reply to send, waiting for one; None when the board is closed and no more will come."""
-        with self._changed:
-            self._changed.wait_for(
+        with self._lock:
+            self._mail.wait_for(
                 lambda: self._outbox or self._expired or (self._closed and self._running is None)
             )
             self._sending = None if self._expired or not self._outbox else self._outbox.popleft()
@@ -154,17 +159,20 @@ class Board:
 
     def drop(self, held: Held) -> None:
         """The order is done with: its reply was accepted, is no longer wanted, or there is none."""
-        with self._changed:
+        with self._lock:
             self._forget(held)
             if self._running is held:
                 self._running = None
             if self._sending is not None and self._sending.held is held:
                 self._sending = None
+            if self._queue:  # there is room for another update
+                self._work.notify_all()
+            self._mail.notify_all()
             self._changed.notify_all()
 
     def pause(self, seconds: Seconds, held: Held | None = None) -> bool:
         """Wait before another try, less when the aggregator is back. False: give up, `held` is not wanted."""
-        with self._changed:
+        with self._lock:
             news = self._news
             self._changed.wait_for(lambda: self._over(held) or self._news != news, seconds)
             return not self._over(held)
@@ -178,7 +186,7 @@ class Board:
 
     def nudge(self) -> None:
         """The aggregator is back, or has given a new session: try again now."""
-        with self._changed:
+        with self._lock:
             self._news += 1
             self._changed.notify_all()
 
@@ -190,22 +198,26 @@ class Board:
 
     def close(self) -> None:
         """Start nothing more; what is running or being sent may end."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             for held in self._queue:
                 del self._held[held.order.id]
             self._queue.clear()
-            self._changed.notify_all()
+            self._tell_all()
 
     def wait_until_idle(self, seconds: Seconds) -> bool:
         """Wait for what is running or being sent; False when it took longer than this."""
-        with self._changed:
+        with self._lock:
             return self._changed.wait_for(
                 lambda: self._running is None and self._sending is None and not self._outbox, seconds
             )
 
     def expire(self) -> None:
         """Abandon what is left."""
-        with self._changed:
+        with self._lock:
             self._closed = self._expired = True
-            self._changed.notify_all()
+            self._tell_all()
+
+    def _tell_all(self) -> None:
+        for condition in (self._work, self._mail, self._changed):
+            condition.notify_all()

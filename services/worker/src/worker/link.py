@@ -1,6 +1,6 @@
 """The worker's side of the protocol: one method for each request, typed errors for every answer.
 
-Requests go through an `httpx.Client` over worker.transport, which moves large bodies in place; it can be
+Requests go straight to worker.transport, which moves large bodies in place; another httpx transport can be
 injected, so that tests put faults into it.
 
 Every wait on the network is bounded (`Limits`). An answer that may be different in a moment (none, a
@@ -92,10 +92,10 @@ class Link:
         self._join_token = join_token
         self._limits = limits
         self._session: Joined | None = None
-        self._client = httpx.Client(transport=transport or SocketTransport())
+        self._transport = transport or SocketTransport()
 
     def close(self) -> None:
-        self._client.close()
+        self._transport.close()
 
     # --- the session
 
@@ -172,7 +172,9 @@ class Link:
             request = httpx.Request(
                 method, self.url + path, headers=headers, content=content, extensions=extensions
             )
-            response = self._client.send(request, stream=True)
+            # Not through an httpx.Client: its redirects, cookies and hooks cost more than the request.
+            response = self._transport.handle_request(request)
+            response.request = request
             try:
                 self.traffic.count(bytes_out=size)
                 received = _content(response, limit)

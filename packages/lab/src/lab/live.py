@@ -106,8 +106,7 @@ class Live:
         self._live.update(picture(progress, time.time(), self._spinner))
 
     def say(self, line: str, *, warn: bool = False) -> None:
-        mark = Text(" ▲ ", style=ORANGE) if warn else Text("   ")
-        self._console.print(mark + Text(line, style="" if warn else "dim"))
+        self._console.print(Text.assemble((" ▲ ", ORANGE), line) if warn else Text(f"   {line}", style="dim"))
 
     def end(self) -> None:
         self._live.stop()
@@ -132,7 +131,7 @@ def round_line(record: RoundRecord) -> str:
 
 def styled_round_line(record: RoundRecord) -> Text:
     trouble = bool(record.late or record.lost or record.attempt > 1)
-    return Text(_figures(record) + "  ") + Text(_clients(record), style=ORANGE if trouble else "")
+    return Text.assemble(_figures(record), "  ", (_clients(record), ORANGE if trouble else ""))
 
 
 def _figures(record: RoundRecord) -> str:
@@ -158,9 +157,12 @@ def picture(progress: Progress, now: float, spinner: Spinner) -> RenderableType:
     bar.add_column(width=1)
     bar.add_column(ratio=1)
     bar.add_column(justify="right", no_wrap=True)
-    meter = ProgressBar(total=rounds, completed=progress.committed, complete_style=BLUE, finished_style=BLUE)
+    meter = ProgressBar(
+        total=rounds, completed=progress.committed, style="grey50", complete_style=BLUE, finished_style=BLUE
+    )
     bar.add_row("", meter, _left(progress, rounds, now) + " ")
     doing = Table.grid(padding=(0, 1))
+    doing.add_column(width=1)
     doing.add_row(Text(""), spinner, Text(progress.waiting_for(), overflow="ellipsis", no_wrap=True))
     return Group(Text(""), bar, doing, Text(""), *_workers(progress))
 
@@ -239,10 +241,10 @@ def _standing(worker: WorkerView, pending: frozenset[ClientId]) -> tuple[Text | 
 def _busy(worker: WorkerView, to_train: int) -> Text:
     """What it said when it last asked for work may be seconds old; which updates are missing is not."""
     if to_train:
-        return Text("● ", style=BLUE) + Text(f"training {to_train} client{'s' if to_train > 1 else ''}")
+        return Text.assemble(("● ", BLUE), f"training {to_train} client{'s' if to_train > 1 else ''}")
     if worker.doing in (None, "", "waiting") or worker.doing.startswith("training"):
         return Text("○ waiting", style="dim")
-    return Text("● ", style=BLUE) + Text(worker.doing)
+    return Text.assemble(("● ", BLUE), worker.doing)
 
 
 def _placed(worker: WorkerView) -> str:

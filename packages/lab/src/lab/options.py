@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 out = Console(highlight=False)
+RUNS, TASKS, DATASETS = Path("runs"), Path("tasks"), Path("datasets")
 
 ExperimentFile = Annotated[
     Path,
@@ -20,8 +21,22 @@ ExperimentFile = Annotated[
         metavar="EXPERIMENT", help="A TOML file, such as experiments/demo.toml.", show_default=False
     ),
 ]
+
+
+def _complete_run(incomplete: str) -> list[str]:
+    """Runs whose results are here, for the shell's completion."""
+    names = ["latest", *(path.name for path in RUNS.glob("[!.]*") if path.is_dir() and path.name != "latest")]
+    return [name for name in names if name.startswith(incomplete)]
+
+
 Run = Annotated[
-    str, typer.Argument(metavar="RUN", help="A run's id, its beginning, or `latest`.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="A run's id, its beginning, or `latest`.",
+        show_default=False,
+        autocompletion=_complete_run,
+    ),
 ]
 Workers = Annotated[int, typer.Option("--workers", "-w", help="Worker processes to start on this machine.")]
 NodesDir = Annotated[
@@ -58,8 +73,6 @@ Port = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, and nothing else, on stdout.")]
 NoLive = Annotated[bool, typer.Option("--no-live", help="Plain lines instead of the live view.")]
-
-RUNS, TASKS, DATASETS = Path("runs"), Path("tasks"), Path("datasets")
 
 
 def print_json(body: Any) -> None:

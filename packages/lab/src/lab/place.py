@@ -1,4 +1,4 @@
-"""Which lab is meant, and how to reach it: at an address, up on this machine, or started just to ask it something."""
+"""Which lab is meant, and how to reach it: at an address, up on this machine, or started just to be asked."""
 
 from __future__ import annotations
 

@@ -180,8 +180,10 @@ def _tell(place: Place, outcome: Outcome) -> None:
         final = result.final
         words = f" {percent(final.accuracy)} test accuracy" if final.accuracy is not None else " done"
         out.print(
-            Text(f"{words} after {final.rounds} rounds in {seconds(final.seconds)}", style="bold")
-            + Text(_about(result), style="dim")
+            Text.assemble(
+                (f"{words} after {final.rounds} rounds in {seconds(final.seconds)}", "bold"),
+                (_about(result), "dim"),
+            )
         )
     if outcome.verdict:
         out.print(f" {outcome.verdict}", soft_wrap=True)
@@ -203,7 +205,7 @@ def _suggest(name: str, options: str) -> None:
     out.print(f" next    {lab_command()} verify latest{options}", soft_wrap=True)
     out.print(f"         {lab_command()} export latest model.keras{options}", soft_wrap=True)
     if name == "demo":
-        line = '         in experiments/demo.toml, kind = "dirichlet" and alpha = 0.1; then make demo again'
+        line = '         with kind = "dirichlet", alpha = 0.1 in experiments/demo.toml'
     else:
         line = f"         {lab_command()} replay latest{options}"
     out.print(line, soft_wrap=True)

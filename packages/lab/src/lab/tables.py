@@ -57,7 +57,9 @@ def _active(view: RunView) -> list[RenderableType]:
     bar.add_column(width=1)
     bar.add_column(ratio=1)
     bar.add_column(justify="right", no_wrap=True)
-    meter = ProgressBar(total=view.rounds, completed=view.round, complete_style=BLUE, finished_style=BLUE)
+    meter = ProgressBar(
+        total=view.rounds, completed=view.round, style="grey50", complete_style=BLUE, finished_style=BLUE
+    )
     bar.add_row("", meter, f"{view.round}/{view.rounds} rounds · {percent(view.accuracy)} ")
     reason = f": {view.reason}" if view.reason else ""
     arrived = f", {len(view.arrived)} of {len(view.cohort)} clients in" if view.cohort else ""

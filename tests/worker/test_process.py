@@ -166,3 +166,20 @@ def test_a_node_s_own_data_is_counted_at_join(process: Start, aggregator: Aggreg
     join = aggregator.joins[0]
     assert join.node == "pi-3" and join.pinned is not None
     assert (join.pinned.examples, join.pinned.labels) == (3, {"0": 1, "7": 2})
+
+
+def test_the_file_for_health_checks_is_touched_only_by_polls_that_are_answered(
+    process: Start, aggregator: Aggregator, tmp_path: Path
+) -> None:
+    file = tmp_path / "answered"
+    aggregator.meddle = lambda _method, path: (503, b"") if path == "/v1/poll" else None
+    process("--answered-file", str(file))
+    with aggregator.changed:
+        assert aggregator.changed.wait_for(lambda: aggregator.requests.count("POST /v1/poll") >= 3, 30), (
+            aggregator.requests
+        )
+    assert not file.exists()
+    aggregator.meddle = lambda _method, _path: None
+    with aggregator.changed:
+        assert aggregator.changed.wait_for(lambda: len(aggregator.polls) >= 3, 30)
+    assert file.exists()

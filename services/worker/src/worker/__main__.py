@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from queue import SimpleQueue
 from types import FrameType
 from typing import TypeAlias
@@ -19,10 +20,12 @@ from typing import TypeAlias
 from roundtable.errors import RoundtableError
 from roundtable.messages import PROTOCOL, Join, Plan
 from roundtable.tasks.pinned import count_labels
+from roundtable.telemetry import Telemetry, source
 
 from worker import logs, machine
 from worker.agent import Agent
 from worker.link import Link
+from worker.points import Points
 from worker.runtime import accelerator
 from worker.settings import Settings, load, read_token
 from worker.work import NeedsFreshProcess
@@ -74,24 +77,35 @@ def main(arguments: Sequence[str]) -> int:
         settings = load(arguments)
         if settings.exit_on_eof:
             threading.Thread(target=ends.watch_input, name="input", daemon=True).start()
-        agent = _agent(settings, ends)
+        points = _points(settings)
+        agent = _agent(settings, ends, points)
     except RoundtableError as error:
         return _refuse(error)
     ends.started = True
+    points.start()
     agent.start()
     end = ends.wait()
     if isinstance(end, RoundtableError):
         return _refuse(end)
     if isinstance(end, NeedsFreshProcess):
         agent.leave(0.0)
+        points.close()
         logs.say("starting over", reason=str(end))
         os.execv(sys.executable, [sys.executable, "-m", "worker", *arguments])
     fault = isinstance(end, BaseException)
     agent.leave(0.0 if fault else settings.leave_seconds)
+    points.close()
     return 1 if fault else 0
 
 
-def _agent(settings: Settings, ends: Ends) -> Agent:
+def _points(settings: Settings) -> Points:
+    if settings.telemetry_url is None:
+        return Points()
+    telemetry = Telemetry(settings.telemetry_url)
+    return Points(telemetry, source(secrets.token_hex(4)), settings.node_name, machine.memory_bytes())
+
+
+def _agent(settings: Settings, ends: Ends, points: Points) -> Agent:
     from worker.trainer import Trainer  # not where --help or a wrong setting is all there is to say
 
     def make_trainer(plan: Plan) -> Trainer:
@@ -109,7 +123,13 @@ def _agent(settings: Settings, ends: Ends) -> Agent:
         pinned=count_labels(settings.data_dir) if settings.data_dir else None,
     )
     link = Link(settings.aggregator_url, lambda: read_token(settings.join_token_file))
-    return Agent(link, join, make_trainer, ends.put)
+
+    def answered() -> None:
+        if settings.answered_file is not None:
+            with suppress(OSError):  # then the worker looks ill, and works all the same
+                settings.answered_file.touch()
+
+    return Agent(link, join, make_trainer, ends.put, points=points, answered=answered)
 
 
 def _refuse(error: RoundtableError) -> int:

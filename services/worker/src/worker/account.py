@@ -18,11 +18,14 @@ class Traffic:
         self._lock = threading.Lock()
         self._in = self._out = 0
         self._sending: Seconds = 0.0
+        self._all_in = self._all_out = 0
 
     def count(self, bytes_in: int = 0, bytes_out: int = 0, sending: Seconds = 0.0) -> None:
         with self._lock:
             self._in += bytes_in
             self._out += bytes_out
+            self._all_in += bytes_in
+            self._all_out += bytes_out
             self._sending += sending
 
     def take(self) -> tuple[int, int, Seconds]:
@@ -32,6 +35,11 @@ class Traffic:
             self._in = self._out = 0
             self._sending = 0.0
             return taken
+
+    def totals(self) -> tuple[int, int]:
+        """(bytes in, bytes out) since the start."""
+        with self._lock:
+            return self._all_in, self._all_out
 
 
 def peak_memory_bytes() -> int:

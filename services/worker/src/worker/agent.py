@@ -39,6 +39,7 @@ from worker.board import Board, Parcel
 from worker.facade import MakeTrainer
 from worker.link import PASSING, Link
 from worker.logs import say, warn
+from worker.points import Points
 from worker.work import Work
 
 EMPTY_REPLIES = 3  # polls answered at once with nothing new, before the next ones are held back
@@ -58,7 +59,10 @@ class Agent:
         random: Random | None = None,
         patience: Callable[[Random], Backoff] = Backoff,
         clock: Callable[[], Seconds] = time.monotonic,
+        points: Points | None = None,
+        answered: Callable[[], None] = lambda: None,
     ) -> None:
+        """`answered` is called at every poll that was."""
         random = random or Random(join.instance)  # workers must not wait in step
         self._link = link
         self._join_message = join
@@ -66,8 +70,11 @@ class Agent:
         self._clock = clock
         self._patience: Callable[[], Backoff] = lambda: patience(random)
         self._ended = threading.Lock()
+        self._points = points or Points()
+        self._points.traffic = link.traffic
+        self._answered = answered
         self.board = Board(clock)
-        self._work = Work(link, self.board, make_trainer, self._patience, clock)
+        self._work = Work(link, self.board, make_trainer, self._patience, clock, self._points.trained)
         self._joined = threading.Event()
         self._threads = [
             threading.Thread(target=self._guarded, args=(loop,), name=name, daemon=True)
@@ -123,6 +130,7 @@ class Agent:
                     return
                 reachable = True
                 continue
+            self._answered()
             if not reachable:
                 say("aggregator back")
                 reachable = True
@@ -155,6 +163,7 @@ class Agent:
                 self.board.pause(backoff.next())
                 continue
             say("joined", aggregator=self._link.url, worker=joined.worker)
+            self._points.joined(joined.worker)
             self._joined.set()
             self.board.nudge()
             return True

@@ -39,6 +39,12 @@ class Settings(BaseSettings):
     leave_seconds: Seconds = Field(
         3.0, ge=0, le=60, description="on SIGTERM, how long a training under way may take to end and be sent"
     )
+    telemetry_url: str | None = Field(
+        None, pattern="^https?://.", description="where points go (Telegraf or InfluxDB); none: no points"
+    )
+    answered_file: Path | None = Field(
+        None, description="file touched at every poll that is answered, for health checks"
+    )
     exit_on_eof: bool = Field(
         False, description="leave when standard input ends, as when who started this is gone"
     )

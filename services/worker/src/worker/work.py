@@ -57,12 +57,15 @@ class Work:
         make_trainer: MakeTrainer,
         patience: Callable[[], Backoff],
         clock: Callable[[], Seconds] = time.monotonic,
+        trained: Callable[[Order, Account], None] = lambda _order, _account: None,
     ) -> None:
+        """`trained` is told of each client whose update is about to be sent."""
         self._link = link
         self._board = board
         self._make_trainer = make_trainer
         self._patience = patience
         self._clock = clock
+        self._trained = trained
         self._run: Run | None = None
         self._seasoned = False  # has made a trainer before
 
@@ -176,6 +179,7 @@ class Work:
             bytes_out=bytes_out,
             peak_memory_bytes=peak_memory_bytes(),
         )
+        self._trained(order, account)
         groups = {"update": trained.update}
         if trained.broadcast is not None:
             groups["broadcast"] = trained.broadcast

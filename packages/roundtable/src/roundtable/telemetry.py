@@ -1,8 +1,8 @@
 """Points about the lab, in InfluxDB line protocol, sent in the background and never waited for.
 
-`put` takes a point from any thread and returns at once: the queue is bounded; what does not fit is dropped and
-counted. One thread sends batches to TELEMETRY_URL (Telegraf's influxdb_listener or InfluxDB: the same bytes).
-docs/telemetry.md lists the points.
+`put` takes a point from any thread and returns at once: the queue is bounded, what does not fit is dropped
+and counted. One thread sends batches to TELEMETRY_URL (Telegraf's influxdb_listener or InfluxDB: the same
+bytes). docs/telemetry.md lists the points.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lab.native import Folders, native
+from lab.native import Folders, native, plain_nodes
 from roundtable.errors import RunFailed
 from roundtable.experiment import parse
 from roundtable.messages import CreateRun
@@ -106,7 +106,7 @@ def worker(rounds: int = 100) -> Figure:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         folders = Folders(runs=Path(folder), tasks=_ROOT / "tasks", datasets=_ROOT / "datasets")
         with native(folders) as lab:
-            lab.start_workers(1)
+            lab.start_workers(plain_nodes(1))
             pid = lab.workers[0].process.pid
             api = lab.api()
             run = api.create(CreateRun(experiment=experiment))[0].id

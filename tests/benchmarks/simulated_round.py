@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
-from lab.native import Folders, native
+from lab.native import Folders, native, plain_nodes
 from roundtable.experiment import Experiment, parse
 
 from tests.benchmarks.coordination import carried_out
@@ -47,7 +47,7 @@ def measure(rounds: int, warm_up: int) -> Figure:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         folders = Folders(runs=Path(folder), tasks=_ROOT / "tasks", datasets=_ROOT / "datasets")
         with native(folders) as lab:
-            lab.start_workers(WORKERS)
+            lab.start_workers(plain_nodes(WORKERS))
             history = carried_out(lab, _experiment(total)).history
     # The first rounds trace the functions; the last one is evaluated after its commit.
     ours = np.diff([record.committed for record in history]).tolist()[warm_up:]

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -68,7 +69,7 @@ class Lab:
     def tasks(self) -> Path:
         return self.folder / "tasks"
 
-    @property
+    @cached_property
     def api(self) -> Api:
         return Api(self.url, read_token(self._token("admin")))
 
@@ -133,7 +134,7 @@ class Lab:
         self.wait(present, f"workers {', '.join(names)} and no others")
 
     def freeze_in_mid_round(self, run: str, name: str) -> Child:
-        """SIGSTOP a worker while the round waits for it, among others perhaps."""
+        """SIGSTOP a worker while the round waits for it, among others perhaps. Do so early in the run."""
         child = self.workers[name]
         there = [worker for worker in self.api.workers() if (worker.node, worker.state) == (name, "present")]
         clients = {client for worker in there for client in worker.clients}

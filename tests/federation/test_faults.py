@@ -14,7 +14,7 @@ from tests.federation.processes import Child, Lab, experiment
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("federation")]
 
 
-def training(name: str, rounds: int = 4) -> Experiment:
+def training(name: str, rounds: int = 12) -> Experiment:
     return experiment(name, clients={"count": 4}, rounds={"count": rounds}, evaluation={"shards": 1})
 
 
@@ -105,6 +105,7 @@ class Small(Task):
 '''
 
 
+@pytest.mark.slow
 def test_a_worker_of_another_task_source_or_data_set_is_refused_and_the_others_go_on(
     lab: Lab,
 ) -> None:

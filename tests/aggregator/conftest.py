@@ -16,6 +16,7 @@ import httpx
 import numpy as np
 import pytest
 from aggregator.app import create_app
+from aggregator.express import Express
 from aggregator.service import Service
 from aggregator.settings import ServiceSettings
 from roundtable import codec
@@ -404,7 +405,7 @@ def open_lab(tmp_path: Path) -> Callable[..., Any]:
         service = Service(ServiceSettings(state_dir=tmp_path / "state", **settings), clock)
         try:
             await service.open()
-            transport = httpx.ASGITransport(create_app(service), raise_app_exceptions=False)
+            transport = httpx.ASGITransport(Express(create_app(service)), raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://lab") as http:
                 yield Lab(service, http, task or Regression())
         finally:

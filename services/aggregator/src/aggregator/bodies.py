@@ -1,10 +1,8 @@
-"""Sending a file whose name is its content: from its memory map, without copying it and without a thread."""
+"""Sending a file's content from its memory map, without copying it and without a thread."""
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 from roundtable.types import Digest
@@ -23,17 +21,16 @@ class ContentFile(Response):
     media_type = "application/octet-stream"
 
     def __init__(
-        self, path: Path, digest: Digest, sent: Callable[[int], None], *, lasting: bool = True
+        self, content: memoryview, digest: Digest, sent: Callable[[int], None], *, lasting: bool = True
     ) -> None:
-        self._path = path
+        self._content = content
         self._sent = sent
         self._validators = immutable(digest) if lasting else [etag(digest), (b"cache-control", b"no-cache")]
         self.status_code = 200
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        with self._path.open("rb") as file:
-            view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        view = self._content
         headers = [
             (b"content-type", b"application/octet-stream"),
             (b"content-length", b"%d" % len(view)),

@@ -20,6 +20,7 @@ import itertools
 import os
 import re
 import shutil
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,12 +32,13 @@ from roundtable.types import ClientId, Digest, RunId
 
 from aggregator.rooms import Rooms
 from aggregator.rows import Wanted
-from aggregator.tensors import write_at
+from aggregator.tensors import map_file, write_at
 
 Durability = Literal["process", "power"]
 Kind = Literal["weights", "messages", "server", "states"]
 
 KINDS: Final[tuple[Kind, ...]] = ("weights", "messages", "server", "states")
+VIEWS: Final = 2  # the weights of the round under way, and those being evaluated
 SUFFIX: Final = ".safetensors"
 PART: Final = ".part"
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -59,6 +61,7 @@ class RunFiles:
         self.spool = self.folder / "spool" if spool_dir is None else spool_dir / run
         self._power = durability == "power"
         self._rooms = Rooms(self.spool)
+        self._views: OrderedDict[Path, memoryview] = OrderedDict()  # of what is being sent, the latest last
         self._counter = itertools.count()
 
     def prepare(self) -> None:
@@ -101,6 +104,7 @@ class RunFiles:
     def let_go(self) -> None:
         """The run is over: nothing is kept for uploads that will not come."""
         self._rooms.close()
+        self._views.clear()
 
     def spooled(self, round_number: int, trial: int, client: ClientId, digest: Digest) -> Path:
         """Where the accepted update is; named by its digest, so that no other upload ever replaces it."""
@@ -143,6 +147,15 @@ class RunFiles:
     def state(self, digest: Digest) -> Path:
         """What GET /v1/states/{digest} sends. Raises Unknown."""
         return self._existing(self.path("states", digest))
+
+    def view(self, path: Path) -> memoryview:
+        """The bytes of a file that never changes: mapped once for all who ask for it about the same time."""
+        view = self._views.get(path)
+        if view is None:
+            view = self._views[path] = memoryview(map_file(path))
+            while len(self._views) > VIEWS:
+                self._views.popitem(last=False)
+        return view
 
     def temporary(self, kind: Kind) -> Path:
         """Where a file of this kind is written before it is adopted: an absent, unique `*.part`."""

@@ -16,6 +16,7 @@ import uvloop
 from roundtable.errors import InvalidSetting
 
 from aggregator.app import create_app
+from aggregator.express import Express
 from aggregator.heads import bounded
 from aggregator.logs import configure, note
 from aggregator.receive import protocol
@@ -72,11 +73,12 @@ async def _serve(settings: ServiceSettings, listener: socket.socket, exit_on_eof
     try:
         host, port = listener.getsockname()[:2]
         config = uvicorn.Config(
-            create_app(service),
+            Express(create_app(service)),
             http=bounded(protocol()),
             ws="none",
             lifespan="off",  # opened and closed here: a fault on the way is one clear line, not uvicorn's
             access_log=False,
+            proxy_headers=False,
             log_config=None,
             server_header=False,
             date_header=False,

@@ -52,7 +52,7 @@ def _content(request: Request, digest: Digest, kind: str) -> Response:
         reply = Response(status_code=304)
         reply.raw_headers += immutable(digest)
         return reply
-    return ContentFile(path, digest, live.count_down)
+    return ContentFile(live.files.view(path), digest, live.count_down)
 
 
 @router.put(

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from aggregator.bodies import ContentFile
 from aggregator.routes.access import ADMIN, READ, authorization, check_reader, json_of, service_of
+from aggregator.tensors import map_file
 
 router = APIRouter(tags=["runs"])
 _VIEWS = TypeAdapter(list[RunView])
@@ -96,4 +97,4 @@ async def model(request: Request, run: RunId, which: str = "latest") -> Response
     if not re.fullmatch(r"latest|best|round:\d{1,9}", which, re.ASCII):
         raise InvalidInput(f'which: "latest", "best" or "round:N", found {which!r:.40}')
     path, digest = await service_of(request).runs.archive.model(run, which)
-    return ContentFile(path, digest, lambda _: None, lasting=False)
+    return ContentFile(memoryview(map_file(path)), digest, lambda _: None, lasting=False)

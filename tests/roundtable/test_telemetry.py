@@ -67,7 +67,7 @@ def test_a_full_queue_drops_and_counts_and_putting_never_waits(sink):
     release.set()
 
 
-@pytest.mark.parametrize("status", [500, 503, 429])
+@pytest.mark.parametrize("status", [500, 503, 429, 404])
 def test_what_is_not_taken_now_is_kept_and_sent_when_it_is(sink, status, monkeypatch):
     monkeypatch.setattr(telemetry, "INTERVAL", 0.05)
     answers = iter([status, status])

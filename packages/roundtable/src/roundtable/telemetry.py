@@ -145,7 +145,7 @@ class Telemetry:
             except httpx.HTTPError:
                 self._keep(batch)
                 return False
-            if reply.status_code >= 500 or reply.status_code == 429:
+            if reply.status_code >= 500 or reply.status_code in (404, 429):  # 404: no database there yet
                 self._keep(batch)
                 return False
             if reply.status_code >= 400:  # refused for what it says: sending it again would not help

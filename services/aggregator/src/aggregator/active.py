@@ -85,7 +85,8 @@ class ActiveRun:
         self.head = record.entry_hash
         self.bytes_down = 0
         self.tell_round(record)
-        self.points.event("round", f"round {record.round}", self.id, record.round)
+        if record.round:
+            self.points.event("round", f"round {record.round}", self.id, record.round)
 
     def tell_round(self, record: RoundRecord) -> None:
         """Committed, or scored since: to watchers and to the database of points."""

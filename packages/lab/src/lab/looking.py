@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -208,7 +209,7 @@ def _plain(models: Sequence[BaseModel]) -> list[Any]:
 def _watch_status(api: Api) -> None:
     """Once a second until Ctrl-C, or until the lab is gone."""
     never = threading.Event()
-    with RichLive(console=out, transient=True, auto_refresh=False) as live:
+    with suppress(KeyboardInterrupt), RichLive(console=out, transient=True, auto_refresh=False) as live:
         while True:
             live.update(tables.status(api.runs(), api.workers()), refresh=True)
             never.wait(1.0)

@@ -10,7 +10,7 @@ from roundtable.messages import ENDED
 
 from tests.federation.processes import Lab, experiment
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200), pytest.mark.xdist_group("federation")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 KILLS = 20
 SEED = 20

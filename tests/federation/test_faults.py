@@ -11,7 +11,7 @@ from roundtable.experiment import Experiment, Threads, Training
 
 from tests.federation.processes import Child, Lab, experiment
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("federation")]
+pytestmark = pytest.mark.timeout(600)
 
 
 def training(name: str, rounds: int = 12) -> Experiment:
@@ -73,6 +73,7 @@ def test_an_aggregator_killed_in_mid_round_goes_on_in_the_same_round(lab: Lab) -
     assert finished.history[-1].weights_hash == undisturbed.history[-1].weights_hash
 
 
+@pytest.mark.slow
 def test_runs_of_other_thread_counts_follow_each_other_on_the_same_workers(lab: Lab) -> None:
     lab.have_workers("w1")
     child = lab.workers["w1"]

@@ -7,7 +7,7 @@ from roundtable.experiment import Experiment
 
 from tests.federation.processes import Lab, experiment
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("federation")]
+pytestmark = pytest.mark.timeout(600)
 
 WORKERS = ("w1", "w2", "w3", "w4", "w5")
 ROUNDS = {"mlp": 12, "cnn": 6}  # enough that one is under way when a worker is told to freeze

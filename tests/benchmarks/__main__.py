@@ -81,7 +81,8 @@ def main() -> int:
 def _machine() -> str:
     cores = len(os.sched_getaffinity(0))
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{cores} cores {platform.machine()}, {memory_gib:.0f} GiB, Python {platform.python_version()}, {_cpu()}"
+    python = platform.python_version()
+    return f"{cores} cores {platform.machine()}, {memory_gib:.0f} GiB, Python {python}, {_cpu()}"
 
 
 def _cpu() -> str:

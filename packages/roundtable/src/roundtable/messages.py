@@ -25,6 +25,12 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class Reply(Message):
+    """What the aggregator says: a newer one may say more than its reader knows."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
 # --- joining ------------------------------------------------------------------------------------------------
 
 
@@ -49,7 +55,7 @@ class Join(Message):
     pinned: PinnedData | None = None
 
 
-class Joined(Message):
+class Joined(Reply):
     worker: WorkerId
     session_token: str
     lost_after: Seconds  # silent for longer than this, a worker is lost
@@ -59,7 +65,7 @@ class Joined(Message):
 # --- orders -------------------------------------------------------------------------------------------------
 
 
-class Order(Message):
+class Order(Reply):
     """What a worker is asked to do. `round` counts from 1; 0 belongs to initialize and its evaluation.
 
     `weights` is the content hash of the round's global message (groups `weights` and, with some strategies,
@@ -80,7 +86,7 @@ class Order(Message):
     head: Digest | None = None  # stop: the ledger's last entry
 
 
-class Plan(Message):
+class Plan(Reply):
     """What all orders of a run have in common; a worker fetches it once."""
 
     run: RunId
@@ -102,7 +108,7 @@ class Poll(Message):
     memory_bytes: Count = 0  # resident
 
 
-class PollReply(Message):
+class PollReply(Reply):
     """The difference between what the worker holds and what it should hold."""
 
     give: tuple[Order, ...] = ()
@@ -138,7 +144,7 @@ class Initialized(Message):
     metrics: tuple[str, ...]  # names that evaluations will report
 
 
-class UpdateReply(Message):
+class UpdateReply(Reply):
     duplicate: bool = False  # the same content had been accepted before; nothing changed
 
 
@@ -172,7 +178,7 @@ class CreateRun(Message):
     start_workers: Annotated[int, Field(ge=1)] | None = None  # begin when so many are there, or in 30 s
 
 
-class WorkerAccount(Message):
+class WorkerAccount(Reply):
     """One worker's part in a round, summed over its clients."""
 
     clients: tuple[ClientId, ...]
@@ -185,7 +191,7 @@ class WorkerAccount(Message):
     peak_memory_bytes: int
 
 
-class RoundRecord(Message):
+class RoundRecord(Reply):
     """One committed round. `accuracy`, `loss`: of the task's test set after it; absent until evaluated."""
 
     round: int
@@ -210,7 +216,7 @@ class RoundRecord(Message):
     entry_hash: Digest = ""
 
 
-class RunView(Message):
+class RunView(Reply):
     """A run as lists and the live view show it."""
 
     id: RunId
@@ -236,7 +242,7 @@ class RunDetail(RunView):
     environment: dict[str, str] = {}  # the aggregator's versions and machine
 
 
-class WorkerView(Message):
+class WorkerView(Reply):
     id: WorkerId
     host: str
     node: str
@@ -252,7 +258,7 @@ class WorkerView(Message):
     cpu_seconds: float
 
 
-class Event(Message):
+class Event(Reply):
     """One server-sent event; `seq` is its id, so that a reader that comes back misses nothing."""
 
     seq: int

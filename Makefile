@@ -43,8 +43,8 @@ test-slow: $(SETUP) ## Kills and long runs (minutes)
 	$(BIN)/python -m pytest -m slow
 
 .PHONY: test-stack
-test-stack: ## The compose stack (not there yet)
-	@echo "make: there is no compose stack yet, so nothing to test with a Docker engine; make test covers what there is"
+test-stack: $(SETUP) docker ## The compose stack on a real Docker engine (minutes)
+	$(BIN)/python -m pytest -m stack -s tests/stack
 
 .PHONY: check
 check: lint types imports ## Lint, format, types and import contracts
@@ -71,8 +71,55 @@ format: $(SETUP) ## Let ruff put the code in order
 bench-core: $(SETUP) ## Our coordination, rounds and memory against their references (minutes) → bench-core.json
 	$(BIN)/python -m tests.benchmarks
 
+# --- the lab in containers ---------------------------------------------------------------------------------------
+
+COMPOSE := docker compose
+SETTING = $(or $(shell sed -n 's/^$(1)=//p' .env 2>/dev/null | tail -n 1),$(2))
+GRAFANA = http://$(call SETTING,GRAFANA_BIND,127.0.0.1):$(call SETTING,GRAFANA_PORT,3000)
+
+.PHONY: up
+up: docker ## The lab in containers with WORKERS=5 workers and Grafana; again, it goes on where it was
+	$(COMPOSE) up --detach --build --scale worker=$(WORKERS)
+	@echo "make: the lab is up. Watch it at $(GRAFANA) (make open), or with make logs; make down stops it"
+
+.PHONY: down
+down: docker ## Stop the lab in containers; runs, points and tokens stay
+	$(COMPOSE) --profile slow down
+
+.PHONY: rerun
+rerun: docker ## Run the lab's experiment anew
+	$(COMPOSE) exec aggregator python -m aggregator rerun
+
+.PHONY: logs
+logs: docker ## What the aggregator and the workers say, as it comes (Ctrl-C ends it)
+	$(COMPOSE) logs --follow --tail 50 aggregator worker
+
+.PHONY: ps
+ps: docker ## The lab's containers
+	$(COMPOSE) ps
+
+.PHONY: open
+open: ## Open Grafana in the browser
+	@for opener in xdg-open open; do $$opener $(GRAFANA) >/dev/null 2>&1 && exit 0; done; \
+	echo "make: no browser is known here: open $(GRAFANA)"
+
+.PHONY: dashboards
+dashboards: $(SETUP) ## Write Grafana's dashboards from monitoring/grafana/dashboards.py
+	$(BIN)/python monitoring/grafana/dashboards.py
+
+.PHONY: docker
+docker:
+	@docker info >/dev/null 2>&1 || { echo "make: no Docker engine answers here (docker info says why); make demo needs none" >&2; exit 1; }
+	@docker compose version >/dev/null 2>&1 || { echo "make: Docker has no compose plugin: install Docker Compose 2.26 or later" >&2; exit 1; }
+
+# --- clearing up -------------------------------------------------------------------------------------------------
+
 .PHONY: clean
-clean: ## Remove what was installed and cached here; runs/ stays
+clean: ## Remove what was installed and cached here; asks before it removes the containers' volumes; runs/ stays
+	@if docker info >/dev/null 2>&1 && [ -n "$$($(COMPOSE) ps --all --quiet 2>/dev/null)$$(docker volume ls --quiet --filter label=com.docker.compose.project=roundtable)" ]; then \
+	  printf "make: remove the lab's containers and volumes too: every run, point and token in them? [y/N] "; \
+	  read answer; case "$$answer" in [yY]*) $(COMPOSE) --profile slow down --volumes ;; *) echo "make: they stay" ;; esac; \
+	fi
 	rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis bench-core.json
 	find packages services tests -type d -name __pycache__ -prune -exec rm -rf {} +
 

@@ -1,0 +1,79 @@
+"""The stack's files without an engine: schemas, and promises that a schema cannot hold."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = (ROOT / "compose.yaml").read_text(encoding="utf-8")
+SERVICES: dict[str, dict[str, Any]] = YAML(typ="safe").load(COMPOSE)["services"]
+STEPS = ("influxdb-setup",)  # that end by themselves
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "tests/stack/compose.test.yaml"])
+def test_compose_files_are_as_the_schema_says(name: str) -> None:
+    command = [Path(sys.executable).with_name("check-jsonschema"), "--builtin-schema", "vendor.compose-spec"]
+    done = subprocess.run([*command, ROOT / name], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "monitoring/telegraf").rglob("*.conf")), ids=lambda file: file.name
+)
+def test_telegrafs_files_are_toml(file: Path) -> None:
+    tables = tomllib.loads(file.read_text(encoding="utf-8"))
+    assert set(tables) <= {"agent", "inputs", "outputs", "processors"}
+
+
+def test_every_setting_of_the_compose_file_is_told_with_its_default_and_no_other() -> None:
+    used = {name: default or "" for name, default in re.findall(r"\$\{(\w+)(?::?-([^}]*))?\}", COMPOSE)}
+    told = dict(re.findall(r"^#(\w+)=(.*)$", (ROOT / ".env.example").read_text(encoding="utf-8"), re.M))
+    assert told == used
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_each_service_is_pinned_confined_and_watched(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] and service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["logging"]["options"]["max-size"]
+    assert "container_name" not in service and "privileged" not in service
+    assert ("healthcheck" in service) != (name in STEPS)
+    assert "build" in service or re.search(r":\d+\.\d+", service["image"])
+
+
+def test_everything_is_published_on_loopback_unless_it_is_said_otherwise() -> None:
+    ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert set(ports) == {"aggregator", "grafana"}
+    for published in ports.values():
+        assert all(re.match(r"\$\{\w*BIND:-127\.0\.0\.1\}:", port) for port in published)
+
+
+def test_only_the_aggregator_holds_the_admin_token_and_only_it_writes_the_join_token() -> None:
+    for name, service in SERVICES.items():
+        mounts = [str(mount) for mount in service.get("volumes", ())]
+        assert any(mount.startswith("admin:") for mount in mounts) == (name == "aggregator")
+        joins = [mount for mount in mounts if mount.startswith("join:")]
+        assert name == "aggregator" or all(mount.endswith(":ro") for mount in joins)
+        assert not any("TOKEN" in variable for variable in service.get("environment", ()))
+
+
+def test_the_docker_socket_is_the_proxys_alone_and_only_telegraf_reaches_that() -> None:
+    sockets = [name for name, service in SERVICES.items() if "docker.sock" in str(service.get("volumes"))]
+    assert sockets == ["socket-proxy"]
+    assert {name for name, service in SERVICES.items() if "engine" in service.get("networks", ())} == {
+        "socket-proxy",
+        "telegraf",
+    }

@@ -143,5 +143,10 @@ async def test_the_api_describes_itself_with_its_tokens(open_lab):
     async with open_lab() as lab:
         schema = (await lab.http.get("/openapi.json")).json()
         assert schema["paths"]["/v1/poll"]["post"]["security"] == [{"session token": []}]
-        assert set(schema["components"]["securitySchemes"]) == {"join token", "session token", "admin token"}
+        assert set(schema["components"]["securitySchemes"]) == {
+            "join token",
+            "session token",
+            "admin token",
+            "read token",
+        }
         assert schema["paths"]["/v1/orders/{order}/update"]["put"]["requestBody"]["required"]

@@ -43,6 +43,7 @@ class ActiveRun:
     started: Seconds = 0.0  # of that: wall clock, when its first orders were given
     bytes_down: int = 0  # since the last commit
     took_part: set[WorkerId] = field(default_factory=set)
+    recording: ClientId | None = None  # whose update the machine has accepted and the store has not
     shown: RunState = "waiting"
     reason: str | None = None
 
@@ -101,6 +102,11 @@ class ActiveRun:
     def count_down(self, nbytes: int) -> None:
         """Weights or a state have been sent to a worker."""
         self.bytes_down += nbytes
+
+    @property
+    def arrived(self) -> tuple[ClientId, ...]:
+        """Whose updates of the round under way are in for good."""
+        return tuple(client for client in self.machine.arrived if client != self.recording)
 
     @property
     def done(self) -> int:

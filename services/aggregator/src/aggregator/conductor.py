@@ -115,7 +115,13 @@ class Conductor:
 
     async def deliver(self, delivery: Delivery) -> bool:
         """Whether the same reply was in before. Raises what the machine rejects it with, and StorageFull."""
-        answer = await self._carry_out(delivery.event, delivery)
+        event, run = delivery.event, self.run
+        if isinstance(event, UpdateArrived) and event.key.client not in run.machine.arrived:
+            run.recording = event.key.client  # not shown as arrived before it would survive a kill
+        try:
+            answer = await self._carry_out(event, delivery)
+        finally:
+            run.recording = None
         if isinstance(answer, RoundtableError):
             raise answer
         return isinstance(answer, AcceptAgain)
@@ -267,6 +273,7 @@ class Conductor:
                     )
 
         await self._storing.call(record)
+        run.recording = None
         if isinstance(content, CheckedInitial):
             run.initialized = content.initialized
             run.describe()

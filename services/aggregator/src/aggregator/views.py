@@ -47,7 +47,7 @@ def live_view(run: ActiveRun) -> RunView:
         round=run.done,
         rounds=run.experiment.rounds.count,
         cohort=machine.cohort,
-        arrived=machine.arrived,
+        arrived=run.arrived,
         accuracy=_last_accuracy(reversed(run.records.values())),
         created=run.row.created,
         first_order=run.first_order,

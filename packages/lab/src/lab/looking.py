@@ -98,9 +98,11 @@ def partition(
     return Exit.DONE
 
 
-def status(url: Url = None, runs_dir: Runs = RUNS, as_json: Json = False) -> int:
+def status(
+    url: Url = None, admin_token_file: TokenFile = None, runs_dir: Runs = RUNS, as_json: Json = False
+) -> int:
     """Show what a lab is doing and who is in it, until Ctrl-C; once, where the output is not a terminal."""
-    place = Place(Folders(runs_dir), url)
+    place = Place(Folders(runs_dir), url, admin_token_file)
     with present(place) as api:
         if as_json:
             print_json({"runs": _plain(api.runs()), "workers": _plain(api.workers())})
@@ -111,9 +113,11 @@ def status(url: Url = None, runs_dir: Runs = RUNS, as_json: Json = False) -> int
     return Exit.DONE
 
 
-def runs(url: Url = None, runs_dir: Runs = RUNS, as_json: Json = False) -> int:
+def runs(
+    url: Url = None, admin_token_file: TokenFile = None, runs_dir: Runs = RUNS, as_json: Json = False
+) -> int:
     """List the runs, oldest first."""
-    with reach(Place(Folders(runs_dir), url)) as (api, live):
+    with reach(Place(Folders(runs_dir), url, admin_token_file)) as (api, live):
         views = api.runs()
     if as_json:
         print_json(_plain(views))
@@ -147,6 +151,7 @@ def export_model(
         str, typer.Option("--which", help="latest, best, or round:N where that checkpoint was kept.")
     ] = "latest",
     url: Url = None,
+    admin_token_file: TokenFile = None,
     runs_dir: Runs = RUNS,
     tasks_dir: Tasks = TASKS,
     datasets_dir: Datasets = DATASETS,
@@ -154,19 +159,25 @@ def export_model(
     """Write a run's model to a file: for Keras, or as safetensors for anything else."""
     export.check_target(target)
     folders = Folders(runs_dir, tasks_dir, datasets_dir)
-    with reach(Place(folders, url)) as (api, _):
+    with reach(Place(folders, url, admin_token_file)) as (api, _):
         detail = api.run(named(api, run).id)
         export.export(api, detail.id, detail.experiment, which, target, folders)
     out.print(f"wrote {target}: {which} of {detail.id}")
     return Exit.DONE
 
 
-def verify(run: Run, url: Url = None, runs_dir: Runs = RUNS, as_json: Json = False) -> int:
+def verify(
+    run: Run,
+    url: Url = None,
+    admin_token_file: TokenFile = None,
+    runs_dir: Runs = RUNS,
+    as_json: Json = False,
+) -> int:
     """Check a run's ledger, every kept file against it, and recompute the rounds whose updates were kept.
 
     With --url only the chain can be checked: the files are on the aggregator's machine.
     """
-    place = Place(Folders(runs_dir), url)
+    place = Place(Folders(runs_dir), url, admin_token_file)
     with reach(place) as (api, _):
         view = named(api, run)
         entries = api.ledger(view.id) if url else None
@@ -182,6 +193,7 @@ def verify(run: Run, url: Url = None, runs_dir: Runs = RUNS, as_json: Json = Fal
 def report(
     run: Run,
     url: Url = None,
+    admin_token_file: TokenFile = None,
     runs_dir: Runs = RUNS,
     tasks_dir: Tasks = TASKS,
     datasets_dir: Datasets = DATASETS,
@@ -194,7 +206,7 @@ def report(
         result = results.read(runs_dir / run)
         folder = results.write(runs_dir, result, page.html)
     else:
-        place = Place(folders, url)
+        place = Place(folders, url, admin_token_file)
         with reach(place) as (api, _):
             detail = api.run(named(api, run).id)
             folder = record(place, detail, tuple(api.workers()))

@@ -61,7 +61,7 @@ TokenFile = Annotated[
     typer.Option(
         "--admin-token-file",
         envvar="LAB_ADMIN_TOKEN_FILE",
-        help="With --url: the file with its admin token.",
+        help="With --url: the file with its admin token; its read token will do for looking.",
         show_default=False,
     ),
 ]

@@ -57,7 +57,8 @@ class Session:
         spread = self._spread(request.experiment)
         progress = self._begin(request.experiment)
         with self._lab() as (api, lab):
-            view, new = api.create(request)
+            # Our own workers come about at the same time: none of them is to train everybody's share first.
+            view, new = api.create(request.model_copy(update={"start_workers": len(self.nodes) or None}))
             self.run = view.id
             if not new and view.state in ENDED:
                 if view.state != "finished":

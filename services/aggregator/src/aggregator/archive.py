@@ -18,8 +18,7 @@ from aggregator.threads import StoreThread
 
 
 class Archive:
-    """Every method but `stored` may be called from anywhere, and raises Unknown for a run that is not there.
-    """
+    """All but `stored` may be called from anywhere, and raise Unknown for a run that is not there."""
 
     def __init__(self, storing: StoreThread, settings: ServiceSettings) -> None:
         self._storing = storing

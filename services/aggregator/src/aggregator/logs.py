@@ -23,7 +23,7 @@ def configure(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for chatty in ("uvicorn", "uvicorn.error", "asyncio", "httpx"):  # start-up chatter; warnings and errors stay
+    for chatty in ("uvicorn", "uvicorn.error", "asyncio", "httpx"):  # chatter; warnings stay
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 

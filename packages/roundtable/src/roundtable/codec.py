@@ -27,6 +27,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from roundtable.errors import DtypeMismatch, InvalidPayload, NotFinite, ShapeMismatch, TooLarge, Truncated
 from roundtable.layout import (
+    CODE_OF,
     CODES,
     DTYPES,
     HEADER_LIMIT,
@@ -67,6 +68,7 @@ METADATA_LIMIT: Final = 64 << 10  # bytes of an update's metadata; generous: an 
 FLOAT16_OVERFLOWS: Final = 65520.0  # the smallest magnitude that float16 rounds to infinity
 BLOCK: Final = 1 << 16  # elements looked at together: 256 kB of float32 stay in a core's cache
 
+_LITTLE = {code: np.dtype(name).newbyteorder("<") for code, name in DTYPES.items()}
 _GROUP_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _ARRAYS = TypeAdapter(tuple[ArraySpec, ...])
 
@@ -97,11 +99,13 @@ def encode(groups: Groups, metadata: Mapping[str, str] = {}, wire: Wire = "float
     """
     sent = [(name, spec, _on_wire(array, wire)) for name, spec, array in _arrays(groups)]
     overflowed = sum(
-        wire == "float16" and spec.dtype == "float32" == array.dtype.name for _, spec, array in sent
+        wire == "float16" and spec.dtype == "float32" and array.dtype == np.float32 for _, spec, array in sent
     )
-    header = pack_header([(name, CODES[array.dtype.name], array.shape) for name, _, array in sent], metadata)
+    codes = [CODE_OF[array.dtype] for _, _, array in sent]
+    tensors = [(name, code, array.shape) for (name, _, array), code in zip(sent, codes, strict=True)]
+    header = pack_header(tensors, metadata)
     data = [_bytes_of(array) for _, _, array in sent]
-    lines = "".join(_line(name, CODES[array.dtype.name], spec) for name, spec, array in sent)
+    lines = "".join(_line(name, code, spec) for (name, spec, _), code in zip(sent, codes, strict=True))
     return Encoded(
         (header, *data), len(header) + sum(len(piece) for piece in data), _digest(lines, data), overflowed
     )
@@ -121,7 +125,7 @@ def as_decoded(weights: Weights, wire: Wire) -> Weights:
 def content_hash(groups: Groups) -> Digest:
     """The hash of `groups` as they are, which is that of their float32 message."""
     arrays = list(_arrays(groups))
-    lines = "".join(_line(name, CODES[array.dtype.name], spec) for name, spec, array in arrays)
+    lines = "".join(_line(name, CODE_OF[array.dtype], spec) for name, spec, array in arrays)
     return _digest(lines, [_bytes_of(array) for _, _, array in arrays])
 
 
@@ -180,12 +184,13 @@ def _decoded(
 def _views(
     buffer: Buffer, header: Header, expected: Mapping[str, Manifest], wire: Wire, finite: bool
 ) -> Decoded:
-    names = [name for name, _, _ in _specs(expected)]
+    asked = list(_specs(expected))
+    names = [name for name, _, _ in asked]
     if unknown := header.entries.keys() - set(names):
         raise ShapeMismatch(f"array {shown(min(unknown))} is not asked for: {_asked(names)}")
     if missing := [name for name in names if name not in header.entries]:
         raise ShapeMismatch(f"array {shown(missing[0])} is missing: {_asked(names)}")
-    for name, _, spec in _specs(expected):
+    for name, _, spec in asked:
         _check_fits(name, header.entries[name], spec, wire)
     raw = np.frombuffer(buffer, np.uint8)
     if (length := len(raw) - header.start) < header.size:
@@ -193,14 +198,23 @@ def _views(
     if length > header.size:
         raise TooLarge(f"the message holds {length - header.size} bytes after its last array: send none")
 
-    hasher = blake3(
-        "".join(_line(name, header.entries[name].code, spec) for name, _, spec in _specs(expected)).encode()
+    hasher = blake3("".join(_line(name, header.entries[name].code, spec) for name, _, spec in asked).encode())
+    # Most files have the hash's order, and float32 alone: then their data are looked at in one go.
+    data = raw[header.start :]
+    in_order = all(
+        header.entries[before].end == header.entries[name].begin
+        for before, name in zip(names, names[1:], strict=False)
     )
+    if in_order:
+        hasher.update(data.data)
+    if finite and all(entry.code == "F32" for entry in header.entries.values()):
+        finite = not _is_finite(data.view("<f4"))  # if so, no need to look again; else to tell which
     arrays: dict[str, list[Array]] = {group: [] for group in expected}
-    for name, group, spec in _specs(expected):
+    for name, group, spec in asked:
         entry = header.entries[name]
-        piece = raw[header.start + entry.begin : header.start + entry.end]
-        hasher.update(piece.data)
+        piece = data[entry.begin : entry.end]
+        if not in_order:
+            hasher.update(piece.data)
         array = _array(piece, entry, spec)
         if finite and not _is_finite(array):
             raise NotFinite(
@@ -225,7 +239,7 @@ def _check_fits(name: str, entry: Entry, spec: ArraySpec, wire: Wire) -> None:
 
 def _array(piece: Array, entry: Entry, spec: ArraySpec) -> Array:
     """The bytes as a read-only array of the spec's dtype and shape."""
-    array: Array = piece.view(np.dtype(DTYPES[entry.code]).newbyteorder("<")).reshape(entry.shape)
+    array: Array = piece.view(_LITTLE[entry.code]).reshape(entry.shape)
     if not array.flags.aligned:
         array = array.copy()  # after float16 arrays of odd length; C code may rely on alignment
     array = array.astype(spec.dtype, copy=False)
@@ -251,8 +265,9 @@ def _positions(expected: Mapping[str, Manifest]) -> Iterator[tuple[str, str, int
     for group in sorted(expected):
         if not _GROUP_NAME.fullmatch(group):
             raise ValueError(f"a group cannot be called {group!r}")
-        for position, spec in enumerate(expected[group].arrays):
-            yield f"{group}/{position:04d}/{spec.name}", group, position, spec
+        manifest = expected[group]
+        for position, (name, spec) in enumerate(zip(manifest.local_names, manifest.arrays, strict=True)):
+            yield f"{group}/{name}", group, position, spec
 
 
 def _line(name: str, code: str, spec: ArraySpec) -> str:

@@ -43,6 +43,7 @@ DTYPES: Final[dict[str, str]] = {
     "BOOL": "bool",
 }
 CODES: Final[dict[str, str]] = {name: code for code, name in DTYPES.items()}
+CODE_OF: Final[dict[Any, str]] = {np.dtype(name): code for code, name in DTYPES.items()}
 WIDTHS: Final[dict[str, int]] = {code: np.dtype(name).itemsize for code, name in DTYPES.items()}  # bytes
 
 

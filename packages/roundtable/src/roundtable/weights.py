@@ -74,6 +74,11 @@ class Manifest:
         return sum(spec.size for spec in self.arrays)
 
     @cached_property
+    def local_names(self) -> tuple[str, ...]:
+        """What messages call the arrays within a group: position and name."""
+        return tuple(f"{position:04d}/{spec.name}" for position, spec in enumerate(self.arrays))
+
+    @cached_property
     def trainable(self) -> Manifest:
         """The trainable arrays only, in order."""
         return Manifest(tuple(spec for spec in self.arrays if spec.trainable))

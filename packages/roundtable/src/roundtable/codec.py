@@ -19,6 +19,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
@@ -202,8 +203,7 @@ def _views(
     # Most files have the hash's order, and float32 alone: then their data are looked at in one go.
     data = raw[header.start :]
     in_order = all(
-        header.entries[before].end == header.entries[name].begin
-        for before, name in zip(names, names[1:], strict=False)
+        header.entries[before].end == header.entries[name].begin for before, name in pairwise(names)
     )
     if in_order:
         hasher.update(data.data)

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import Any
 
 import httpx
 import numpy as np
@@ -16,6 +17,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from roundtable.errors import TooLarge
 from worker import connection as connections
 from worker.transport import Rooms, SocketTransport
 
@@ -406,3 +408,39 @@ def test_no_two_large_bodies_share_memory_while_both_are_in_use() -> None:
     for number, view in enumerate(held):
         view[:] = bytes([number]) * 1_500_000
     assert all(view == bytes([number]) * 1_500_000 for number, view in enumerate(held))
+
+
+def _ask(
+    transport: SocketTransport, url: str, method: str, target: bytes, body: bytes = b"", limit: int = 10**6
+) -> Any:
+    parts = httpx.URL(url)
+    timeout = dict.fromkeys(("connect", "read", "write", "pool"), TIMEOUT)
+    return transport.ask(
+        (parts.host, parts.port or 80), method, target, [(b"host", b"lab")], [body], timeout, limit
+    )
+
+
+def test_asked_without_httpx_it_answers_the_same(url: str) -> None:
+    transport, body = SocketTransport(), _body(300_000)
+    assert _ask(transport, url, "PUT", b"/echo", body) == (200, body)
+    assert _ask(transport, url, "PUT", b"/chunks", body) == (200, body)
+    assert _ask(transport, url, "GET", b"/nothing") == (204, b"")
+    assert _ask(transport, url, "GET", b"/refusal") == (409, b'{"detail":"no"}')
+    first = _ask(transport, url, "GET", b"/peer")
+    assert _ask(transport, url, "GET", b"/peer") == first  # over the same connection
+    transport.close()
+
+
+@pytest.mark.parametrize("target", [b"/echo", b"/chunks"])
+def test_asked_without_httpx_it_takes_no_more_than_the_limit(url: str, target: bytes) -> None:
+    transport = SocketTransport()
+    with pytest.raises(TooLarge):
+        _ask(transport, url, "PUT", target, _body(300_000), limit=299_999)
+    assert _ask(transport, url, "PUT", target, b"abc") == (200, b"abc")
+    transport.close()
+
+
+def test_asked_without_httpx_faults_are_httpx_errors() -> None:
+    script = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
+    with Scripted(script) as server, pytest.raises(httpx.RemoteProtocolError):
+        _ask(SocketTransport(), server.url, "GET", b"/")

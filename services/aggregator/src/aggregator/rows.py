@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 from roundtable.experiment import Experiment
@@ -138,11 +139,21 @@ class Wanted:
 # --- from SQLite ----------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=16)  # frozen, and read again several times a round
+def _experiment(text: str) -> Experiment:
+    return Experiment.model_validate_json(text)
+
+
+@lru_cache(maxsize=16)
+def _initialized(text: str) -> Initialized:
+    return Initialized.model_validate_json(text)
+
+
 def run_row(row: sqlite3.Row) -> RunRow:
     participants = None if row["participants"] is None else json.loads(row["participants"])
     return RunRow(
         id=row["id"],
-        experiment=Experiment.model_validate_json(row["experiment"]),
+        experiment=_experiment(row["experiment"]),
         experiment_hash=row["experiment_hash"],
         participants=None if participants is None else tuple(tuple(clients) for clients in participants),
         created=row["created"],
@@ -151,9 +162,7 @@ def run_row(row: sqlite3.Row) -> RunRow:
         first_order=row["first_order"],
         ended=row["ended"],
         initial=row["initial"],
-        initialized=None
-        if row["initialized"] is None
-        else Initialized.model_validate_json(row["initialized"]),
+        initialized=None if row["initialized"] is None else _initialized(row["initialized"]),
         pinned=json.loads(row["pinned"]),
         environment=json.loads(row["environment"]),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -91,6 +92,8 @@ async def _serve(settings: ServiceSettings, listener: socket.socket, exit_on_eof
         )
         if exit_on_eof:
             _stop_at_eof(asyncio.get_running_loop(), server)
+        gc.collect()
+        gc.freeze()  # what is there by now stays: no later collection need look at it
         note("aggregator starts", address=f"{host}:{port}", state=str(settings.state_dir))
         await server.serve([listener])
         note("aggregator stops")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import threading
@@ -50,6 +51,8 @@ def peak_memory_bytes() -> int:
 
 def memory_bytes() -> int:
     """Resident now."""
+    if _STATM is not None:  # told with every poll: an open file is ten times as quick as psutil
+        return int(os.pread(_STATM, 200, 0).split()[1]) * _PAGE
     return int(_PROCESS.memory_info().rss)
 
 
@@ -59,3 +62,8 @@ def cpu_seconds() -> Seconds:
 
 
 _PROCESS = psutil.Process()
+_PAGE = resource.getpagesize()
+try:
+    _STATM: int | None = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+except OSError:  # not Linux
+    _STATM = None

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeVar
 
 import httpx
@@ -93,6 +94,13 @@ class Link:
         self._limits = limits
         self._session: Joined | None = None
         self._transport = transport or SocketTransport()
+        self._base = base = httpx.URL(self.url)
+        self._origin = (base.raw_host.decode("ascii"), base.port or 80)
+        self._sockets = (
+            self._transport
+            if isinstance(self._transport, SocketTransport) and base.scheme == "http"
+            else None
+        )
 
     def close(self) -> None:
         self._transport.close()
@@ -155,37 +163,53 @@ class Link:
     ) -> Buffer:
         if token is None:
             token = self._session.session_token if self._session else ""
-        headers = [("authorization", f"Bearer {token}"), ("accept-encoding", "identity")]
-        extensions: dict[str, object] = {"timeout": timeout, "limit": limit}
-        content: bytes | Iterator[bytes] = b""
-        size = 0
+        headers = [
+            (b"host", self._base.netloc),
+            (b"authorization", b"Bearer " + token.encode()),
+            (b"accept-encoding", b"identity"),
+        ]
+        buffers: Sequence[bytes | memoryview] = ()
         if json is not None:
-            content = json.model_dump_json().encode()
-            size = len(content)
-            headers.append(("content-type", "application/json"))
+            buffers = (json.model_dump_json().encode(),)
+            headers.append((b"content-type", b"application/json"))
         elif body is not None:
-            content = pieces(body.buffers)
-            size = body.nbytes
-            extensions["buffers"] = body.buffers
-            headers += [("content-type", "application/octet-stream"), ("content-length", str(size))]
+            buffers = body.buffers
+            headers.append((b"content-type", b"application/octet-stream"))
+        exchange = self._exchange if self._sockets is None else partial(self._sockets.ask, self._origin)
         try:
-            request = httpx.Request(
-                method, self.url + path, headers=headers, content=content, extensions=extensions
+            status, received = exchange(
+                method, self._base.raw_path.rstrip(b"/") + path.encode(), headers, buffers, timeout, limit
             )
-            # Not through an httpx.Client: its redirects, cookies and hooks cost more than the request.
-            response = self._transport.handle_request(request)
-            response.request = request
-            try:
-                self.traffic.count(bytes_out=size)
-                received = _content(response, limit)
-            finally:
-                response.close()
         except httpx.RequestError as error:
             raise Unreachable(f"{self.url}: {_reason(error)}") from None
-        self.traffic.count(bytes_in=len(received))
-        if not response.is_success:
-            raise _refusal(response.status_code, received, self.url + path)
+        self.traffic.count(bytes_in=len(received), bytes_out=sum(map(len, buffers)))
+        if not 200 <= status < 300:
+            raise _refusal(status, received, self.url + path)
         return received
+
+    def _exchange(
+        self,
+        method: str,
+        target: bytes,
+        headers: list[tuple[bytes, bytes]],
+        buffers: Sequence[bytes | memoryview],
+        timeout: dict[str, Seconds],
+        limit: int,
+    ) -> tuple[int, Buffer]:
+        """As SocketTransport.ask, over any transport of httpx."""
+        request = httpx.Request(
+            method,
+            self._base.copy_with(raw_path=target),
+            headers=[*headers, (b"content-length", b"%d" % sum(map(len, buffers)))],
+            content=pieces(buffers),
+            extensions={"timeout": timeout, "limit": limit, "buffers": buffers},
+        )
+        response = self._transport.handle_request(request)
+        response.request = request
+        try:
+            return response.status_code, _content(response, limit)
+        finally:
+            response.close()
 
     def _parsed(self, kind: type[M], content: Buffer) -> M:
         try:

@@ -20,12 +20,14 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import httpx
 import numpy as np
 import numpy.typing as npt
+from roundtable.codec import Buffer
+from roundtable.errors import TooLarge
 from roundtable.types import Seconds
 
 from worker.connection import Connection, Headers, Origin, cut_short, malformed
@@ -55,7 +57,55 @@ class SocketTransport(httpx.BaseTransport):
         limits = _Timeouts(request.extensions.get("timeout") or {})
         connection = self._connection((url.raw_host.decode("ascii"), url.port or 80), limits)
         try:
-            return self._exchange(connection, request, limits)
+            head = _head(request.method, url.raw_path, request.headers.raw)
+            status, headers, version, body = self._exchange(
+                connection, request.method, lambda: _send(connection, head, request), limits
+            )
+            extensions: dict[str, object] = {"http_version": version}
+            limit = request.extensions.get("limit")
+            if limit is not None and body.length is not None and body.length <= limit:
+                extensions["content"] = content = body.receive(self.rooms)
+                stream: httpx.SyncByteStream = _Received(content)
+            else:
+                stream = body
+            return httpx.Response(status, headers=headers, stream=stream, extensions=extensions)
+        except BaseException:
+            connection.close()
+            raise
+
+    def ask(
+        self,
+        origin: Origin,
+        method: str,
+        target: bytes,
+        headers: Headers,
+        buffers: Sequence[bytes | memoryview],
+        timeout: Mapping[str, Seconds | None],
+        limit: int,
+    ) -> tuple[int, Buffer]:
+        """One request over plain HTTP, without building httpx's objects for it, which takes longer than the
+        rest.
+
+        (status, body of the reply). Raises httpx.TransportError, and TooLarge past `limit` bytes.
+        """
+        limits = _Timeouts(timeout)
+        connection = self._connection(origin, limits)
+        try:
+            head = _head(method, target, [*headers, (b"content-length", b"%d" % sum(map(len, buffers)))])
+            status, _, _, body = self._exchange(
+                connection, method, lambda: connection.send([head, *buffers]), limits
+            )
+            if body.length is not None and body.length <= limit:
+                return status, body.receive(self.rooms)
+            content = bytearray()
+            for piece in body if body.length is None else ():
+                content += piece
+                if len(content) > limit:
+                    break
+            else:
+                if body.length is None:
+                    return status, content
+            raise TooLarge(f"the reply has more than the {limit} bytes allowed")
         except BaseException:
             connection.close()
             raise
@@ -88,24 +138,21 @@ class SocketTransport(httpx.BaseTransport):
         if surplus is not None:
             surplus.close()
 
-    def _exchange(self, connection: Connection, request: httpx.Request, limits: _Timeouts) -> httpx.Response:
+    def _exchange(
+        self, connection: Connection, method: str, send: Callable[[], None], limits: _Timeouts
+    ) -> tuple[int, Headers, bytes, _Body]:
+        """Status, headers, version and body, still to be received, of the reply to what `send` sends."""
         connection.timeout(limits.write)
         sent = True
         try:
-            _send(connection, request)
+            send()
         except httpx.WriteError:
             sent = False  # refused half-way: the reply that says why may be there already
         connection.timeout(limits.read)
         status, headers, version = connection.read_head()
         fields = _fields(headers)
         keep = sent and version == b"HTTP/1.1" and b"close" not in fields.get(b"connection", b"").lower()
-        body = _Body(self, connection, keep, _framing(request.method, status, fields))
-        extensions: dict[str, object] = {"http_version": version}
-        limit = request.extensions.get("limit")
-        if limit is not None and body.length is not None and body.length <= limit:
-            extensions["content"] = content = body.receive(self.rooms)
-            return httpx.Response(status, headers=headers, stream=_Received(content), extensions=extensions)
-        return httpx.Response(status, headers=headers, stream=body, extensions=extensions)
+        return status, headers, version, _Body(self, connection, keep, _framing(method, status, fields))
 
 
 class Rooms:
@@ -131,7 +178,7 @@ class Rooms:
 
 
 class _Timeouts:
-    def __init__(self, seconds: dict[str, Seconds | None]) -> None:
+    def __init__(self, seconds: Mapping[str, Seconds | None]) -> None:
         self.connect, self.read, self.write = (seconds.get(name) for name in ("connect", "read", "write"))
 
 
@@ -194,19 +241,22 @@ class _Received(httpx.SyncByteStream):
         yield bytes(self._content)
 
 
-def _send(connection: Connection, request: httpx.Request) -> None:
+def _head(method: str, target: bytes, headers: Headers) -> bytes:
+    parts = [method.encode(), b" ", target, b" HTTP/1.1\r\n"]
+    for name, value in headers:
+        parts += (name, b": ", value, b"\r\n")
+    return b"".join([*parts, b"\r\n"])
+
+
+def _send(connection: Connection, head: bytes, request: httpx.Request) -> None:
     buffers: Sequence[bytes | memoryview] | None = request.extensions.get("buffers")
-    head = [f"{request.method} ".encode(), request.url.raw_path, b" HTTP/1.1\r\n"]
-    for name, value in request.headers.raw:
-        head += (name, b": ", value, b"\r\n")
-    joined = b"".join([*head, b"\r\n"])
     if buffers is not None:
-        connection.send([joined, *buffers])
+        connection.send([head, *buffers])
     elif isinstance(request.stream, httpx.ByteStream):
-        connection.send([joined, *request.stream])
+        connection.send([head, *request.stream])
     else:
         chunked = request.headers.get("transfer-encoding", "").lower() == "chunked"
-        connection.send([joined])
+        connection.send([head])
         assert isinstance(request.stream, httpx.SyncByteStream)
         for piece in request.stream:
             if piece and chunked:

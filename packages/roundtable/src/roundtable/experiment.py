@@ -8,6 +8,7 @@ and what is allowed. docs/experiments.md explains each field to its users.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from roundtable.errors import InvalidExperiment
 from roundtable.faults import faults as faults
+from roundtable.machines import Machines
 from roundtable.partitioners import Iid, Partitioner
 from roundtable.strategy import Strategy
 from roundtable.types import Digest, Seconds
@@ -133,6 +135,7 @@ class Experiment(Section):
     evaluation: Evaluation = Evaluation()
     stop: Stop = Stop()
     keep: Keep = Keep()
+    machines: Machines = Machines()
 
     @model_validator(mode="after")
     def _fits(self) -> Experiment:
@@ -147,12 +150,20 @@ class Experiment(Section):
                 f"{self.clients.fraction} asks every client already; allowed: 0, or a smaller fraction"
             )
         self.strategy.check(self.training)
+        self.machines.check(
+            self.clients.count, self.quorum, self.rounds.deadline, self.partition.kind == "pinned"
+        )
         return self
 
     @property
     def cohort_size(self) -> int:
         """max(round(C·K), 1), as in McMahan et al. 2017."""
         return max(round(self.clients.fraction * self.clients.count), 1)
+
+    @property
+    def quorum(self) -> int:
+        """Without so many updates no round is closed."""
+        return max(math.ceil(self.cohort_size * self.rounds.quorum - 1e-9), 1)
 
     @property
     def digest(self) -> Digest:
@@ -174,13 +185,20 @@ def parse(body: dict[str, Any], source: str = "experiment") -> Experiment:
 def load(path: Path) -> Experiment:
     """Read and check an experiment file. Raises InvalidExperiment."""
     try:
-        body = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise InvalidExperiment(
             f"{path}: cannot be read ({error.strerror}); see experiments/ for examples"
         ) from None
     except UnicodeDecodeError:
         raise InvalidExperiment(f"{path}: is not UTF-8 text: save it as UTF-8") from None
+    return loads(text, str(path))
+
+
+def loads(text: str, source: str = "experiment") -> Experiment:
+    """Check the text of an experiment file. Raises InvalidExperiment."""
+    try:
+        body = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise InvalidExperiment(f"{path}: is not TOML ({error})") from None
-    return parse(body, str(path))
+        raise InvalidExperiment(f"{source}: is not TOML ({error})") from None
+    return parse(body, source)

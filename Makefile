@@ -103,6 +103,10 @@ open: ## Open Grafana in the browser
 	@for opener in xdg-open open; do $$opener $(GRAFANA) >/dev/null 2>&1 && exit 0; done; \
 	echo "make: no browser is known here: open $(GRAFANA)"
 
+.PHONY: certs
+certs: $(SETUP) ## TLS for the lab: its own certificate authority and certificate, in certs/ (docs/devices.md)
+	@$(BIN)/lab certs $(NAMES)
+
 .PHONY: dashboards
 dashboards: $(SETUP) ## Write Grafana's dashboards from monitoring/grafana/dashboards.py
 	$(BIN)/python monitoring/grafana/dashboards.py

@@ -7,6 +7,7 @@ silence becomes Unreachable. The transport can be injected, so that tests drive 
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,15 +33,22 @@ class Api:
     """One aggregator. `watch` takes a connection of its own and may run in another thread."""
 
     def __init__(
-        self, url: str, admin_token: str | None = None, transport: httpx.BaseTransport | None = None
+        self,
+        url: str,
+        admin_token: str | None = None,
+        transport: httpx.BaseTransport | None = None,
+        *,
+        ca: Path | None = None,
     ) -> None:
-        """Without a token, runs can be read but neither created nor stopped. Raises InvalidSetting."""
+        """Without a token, runs can be read but neither created nor stopped. Over https certificates of the
+        authority `ca` are trusted, without one those that the system trusts. Raises InvalidSetting."""
         self.url = checked_url(url)
         self._client = httpx.Client(
             base_url=self.url,
             headers={"Authorization": f"Bearer {admin_token}"} if admin_token else {},
             timeout=httpx.Timeout(30.0, connect=5.0),
             transport=transport,
+            verify=_trusted(ca),
         )
 
     def __enter__(self) -> Api:
@@ -147,6 +155,12 @@ class Api:
         if isinstance(error, Unreachable):
             return error
         reason = str(error) or type(error).__name__
+        if "CERTIFICATE_VERIFY_FAILED" in reason:
+            why = reason.rpartition("failed: ")[2].partition(" (_ssl")[0]
+            return Unreachable(
+                f"{self.url} shows a certificate that is not trusted ({why}): "
+                "give that lab's ca.pem with --ca"
+            )
         return Unreachable(
             f"no aggregator answers at {self.url} ({reason}): check the address and that the lab is up"
         )
@@ -161,6 +175,19 @@ def checked_url(url: str) -> str:
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise InvalidSetting(f"--url {url}: is not an address: give one like http://127.0.0.1:8080")
     return url.rstrip("/")
+
+
+def _trusted(ca: Path | None) -> ssl.SSLContext | bool:
+    if ca is None:
+        return True
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(ca)
+    except ssl.SSLError:
+        raise InvalidSetting(f"--ca {ca}: holds no certificate: give the lab's ca.pem") from None
+    except OSError as error:
+        raise InvalidSetting(f"--ca {ca}: {error.strerror}: give the lab's ca.pem (make certs)") from None
+    return context
 
 
 def read_token(path: Path) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import typer
 from roundtable.errors import RoundtableError
 
-from lab import looking, running
+from lab import looking, nodes, running
 from lab.exits import EXPLAINED, Exit, exit_of
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.command()(looking.stop)
 app.command()(looking.verify)
 app.command(name="export")(looking.export_model)
 app.command()(looking.report)
+app.command()(nodes.certs)
 
 
 def run_app(arguments: Sequence[str]) -> int:

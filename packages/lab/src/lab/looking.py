@@ -24,6 +24,7 @@ from lab.options import (
     DATASETS,
     RUNS,
     TASKS,
+    Ca,
     Datasets,
     ExperimentFile,
     Json,
@@ -99,10 +100,14 @@ def partition(
 
 
 def status(
-    url: Url = None, admin_token_file: TokenFile = None, runs_dir: Runs = RUNS, as_json: Json = False
+    url: Url = None,
+    admin_token_file: TokenFile = None,
+    ca: Ca = None,
+    runs_dir: Runs = RUNS,
+    as_json: Json = False,
 ) -> int:
     """Show what a lab is doing and who is in it, until Ctrl-C; once, where the output is not a terminal."""
-    place = Place(Folders(runs_dir), url, admin_token_file)
+    place = Place(Folders(runs_dir), url, admin_token_file, ca=ca)
     with present(place) as api:
         if as_json:
             print_json({"runs": _plain(api.runs()), "workers": _plain(api.workers())})
@@ -114,10 +119,14 @@ def status(
 
 
 def runs(
-    url: Url = None, admin_token_file: TokenFile = None, runs_dir: Runs = RUNS, as_json: Json = False
+    url: Url = None,
+    admin_token_file: TokenFile = None,
+    ca: Ca = None,
+    runs_dir: Runs = RUNS,
+    as_json: Json = False,
 ) -> int:
     """List the runs, oldest first."""
-    with reach(Place(Folders(runs_dir), url, admin_token_file)) as (api, live):
+    with reach(Place(Folders(runs_dir), url, admin_token_file, ca=ca)) as (api, live):
         views = api.runs()
     if as_json:
         print_json(_plain(views))
@@ -130,9 +139,11 @@ def runs(
     return Exit.DONE
 
 
-def stop(run: Run, url: Url = None, admin_token_file: TokenFile = None, runs_dir: Runs = RUNS) -> int:
+def stop(
+    run: Run, url: Url = None, admin_token_file: TokenFile = None, ca: Ca = None, runs_dir: Runs = RUNS
+) -> int:
     """Stop a run after its last committed round; `lab resume` goes on with it."""
-    place = Place(Folders(runs_dir), url, admin_token_file)
+    place = Place(Folders(runs_dir), url, admin_token_file, ca=ca)
     with reach(place) as (api, _):
         view = named(api, run)
         api.stop(view.id)
@@ -152,6 +163,7 @@ def export_model(
     ] = "latest",
     url: Url = None,
     admin_token_file: TokenFile = None,
+    ca: Ca = None,
     runs_dir: Runs = RUNS,
     tasks_dir: Tasks = TASKS,
     datasets_dir: Datasets = DATASETS,
@@ -159,7 +171,7 @@ def export_model(
     """Write a run's model to a file: for Keras, or as safetensors for anything else."""
     export.check_target(target)
     folders = Folders(runs_dir, tasks_dir, datasets_dir)
-    with reach(Place(folders, url, admin_token_file)) as (api, _):
+    with reach(Place(folders, url, admin_token_file, ca=ca)) as (api, _):
         detail = api.run(named(api, run).id)
         export.export(api, detail.id, detail.experiment, which, target, folders)
     out.print(f"wrote {target}: {which} of {detail.id}")
@@ -170,6 +182,7 @@ def verify(
     run: Run,
     url: Url = None,
     admin_token_file: TokenFile = None,
+    ca: Ca = None,
     runs_dir: Runs = RUNS,
     as_json: Json = False,
 ) -> int:
@@ -177,7 +190,7 @@ def verify(
 
     With --url only the chain can be checked: the files are on the aggregator's machine.
     """
-    place = Place(Folders(runs_dir), url, admin_token_file)
+    place = Place(Folders(runs_dir), url, admin_token_file, ca=ca)
     with reach(place) as (api, _):
         view = named(api, run)
         entries = api.ledger(view.id) if url else None
@@ -194,6 +207,7 @@ def report(
     run: Run,
     url: Url = None,
     admin_token_file: TokenFile = None,
+    ca: Ca = None,
     runs_dir: Runs = RUNS,
     tasks_dir: Tasks = TASKS,
     datasets_dir: Datasets = DATASETS,
@@ -206,7 +220,7 @@ def report(
         result = results.read(runs_dir / run)
         folder = results.write(runs_dir, result, page.html)
     else:
-        place = Place(folders, url, admin_token_file)
+        place = Place(folders, url, admin_token_file, ca=ca)
         with reach(place) as (api, _):
             detail = api.run(named(api, run).id)
             folder = record(place, detail, tuple(api.workers()))

@@ -65,6 +65,15 @@ TokenFile = Annotated[
         show_default=False,
     ),
 ]
+Ca = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca",
+        envvar="LAB_CA",
+        help="With --url https://…: the lab's ca.pem (make certs); no other certificate is trusted then.",
+        show_default=False,
+    ),
+]
 Runs = Annotated[Path, typer.Option("--runs-dir", help="Where results and the aggregator's state go.")]
 Tasks = Annotated[Path, typer.Option("--tasks-dir", help="Your own tasks.")]
 Datasets = Annotated[Path, typer.Option("--datasets-dir", help="Data sets.")]

@@ -22,17 +22,21 @@ class Place:
     url: str | None = None
     admin_token_file: Path | None = None
     port: int = 0
+    ca: Path | None = None  # of a lab at an https address
 
     def remote(self) -> Api:
         assert self.url is not None
-        return Api(self.url, read_token(self.admin_token_file) if self.admin_token_file else None)
+        token = read_token(self.admin_token_file) if self.admin_token_file else None
+        return Api(self.url, token, ca=self.ca)
 
     @property
     def options(self) -> str:
         """What to add to a command that is suggested to the user."""
         if self.url is not None:
-            return f" --url {self.url}" + (
-                f" --admin-token-file {self.admin_token_file}" if self.admin_token_file else ""
+            return (
+                f" --url {self.url}"
+                + (f" --ca {self.ca}" if self.ca else "")
+                + (f" --admin-token-file {self.admin_token_file}" if self.admin_token_file else "")
             )
         return (
             ""

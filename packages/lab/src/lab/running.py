@@ -20,6 +20,7 @@ from lab.options import (
     DATASETS,
     RUNS,
     TASKS,
+    Ca,
     Datasets,
     ExperimentFile,
     Json,
@@ -48,6 +49,7 @@ def run(
     nodes_dir: NodesDir = None,
     url: Url = None,
     admin_token_file: TokenFile = None,
+    ca: Ca = None,
     again: Annotated[
         bool, typer.Option("--again", help="Start anew even when this experiment has been run.")
     ] = False,
@@ -63,7 +65,7 @@ def run(
     The same experiment has one run: given again, that run is shown, or gone on with where it was interrupted.
     """
     loaded = experiments.load(experiment)
-    place = Place(Folders(runs_dir, tasks_dir, datasets_dir), url, admin_token_file, port)
+    place = Place(Folders(runs_dir, tasks_dir, datasets_dir), url, admin_token_file, port, ca=ca)
     session = _session(place, workers, nodes_dir, as_json, no_live)
     return _conduct(session, lambda: session.submit(CreateRun(experiment=loaded, again=again)), as_json)
 
@@ -74,6 +76,7 @@ def resume(
     nodes_dir: NodesDir = None,
     url: Url = None,
     admin_token_file: TokenFile = None,
+    ca: Ca = None,
     runs_dir: Runs = RUNS,
     tasks_dir: Tasks = TASKS,
     datasets_dir: Datasets = DATASETS,
@@ -82,7 +85,7 @@ def resume(
     no_live: NoLive = False,
 ) -> int:
     """Go on with a run that was interrupted or stopped, or has failed."""
-    place = Place(Folders(runs_dir, tasks_dir, datasets_dir), url, admin_token_file, port)
+    place = Place(Folders(runs_dir, tasks_dir, datasets_dir), url, admin_token_file, port, ca=ca)
     session = _session(place, workers, nodes_dir, as_json, no_live)
     return _conduct(session, lambda: session.resume(run), as_json)
 
@@ -93,6 +96,7 @@ def replay(
     nodes_dir: NodesDir = None,
     url: Url = None,
     admin_token_file: TokenFile = None,
+    ca: Ca = None,
     runs_dir: Runs = RUNS,
     tasks_dir: Tasks = TASKS,
     datasets_dir: Datasets = DATASETS,
@@ -101,7 +105,7 @@ def replay(
     no_live: NoLive = False,
 ) -> int:
     """Run an experiment again with the clients that took part, and compare the weights round by round."""
-    place = Place(Folders(runs_dir, tasks_dir, datasets_dir), url, admin_token_file, port)
+    place = Place(Folders(runs_dir, tasks_dir, datasets_dir), url, admin_token_file, port, ca=ca)
     with reach(place) as (api, _):
         original = api.run(named(api, run).id)
         participants = ledger_cohorts(api.ledger(original.id))

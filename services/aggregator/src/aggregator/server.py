@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from aggregator.logs import configure, note
 from aggregator.receive import protocol
 from aggregator.service import Service
 from aggregator.settings import ServiceSettings
+from aggregator.tls import server_context
 
 _GRACE: Final = 1  # seconds that requests under way get when the service ends
 _BACKLOG: Final = 1024
@@ -61,14 +63,19 @@ class _Server(uvicorn.Server):
 def serve(settings: ServiceSettings, *, exit_on_eof: bool = False) -> None:
     """Until SIGTERM, SIGINT or (with `exit_on_eof`) the end of standard input.
 
-    Raises InvalidSetting for a port or folder in use, CorruptStore for a database that cannot be used.
+    Raises InvalidSetting for a port or folder in use, for an address beyond this machine without TLS, and for
+    certificates that cannot be used; CorruptStore for a database that cannot be used.
     """
     configure(settings.log_level)
+    settings.check_reach()
+    tls = server_context(settings.tls_cert_file, settings.tls_key_file)
     with _bound(settings) as listener:
-        uvloop.run(_serve(settings, listener, exit_on_eof))
+        uvloop.run(_serve(settings, listener, tls, exit_on_eof))
 
 
-async def _serve(settings: ServiceSettings, listener: socket.socket, exit_on_eof: bool) -> None:
+async def _serve(
+    settings: ServiceSettings, listener: socket.socket, tls: ssl.SSLContext | None, exit_on_eof: bool
+) -> None:
     service = Service(settings)
     await service.open()
     try:
@@ -87,9 +94,11 @@ async def _serve(settings: ServiceSettings, listener: socket.socket, exit_on_eof
             timeout_keep_alive=75,
             timeout_graceful_shutdown=_GRACE,
         )
-        server = _Server(
-            config, service, f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        )
+        if tls is not None:
+            config.load()
+            config.ssl = tls
+        name = f"[{host}]" if ":" in host else host
+        server = _Server(config, service, f"{settings.scheme}://{name}:{port}")
         if exit_on_eof:
             _stop_at_eof(asyncio.get_running_loop(), server)
         gc.collect()

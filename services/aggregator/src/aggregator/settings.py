@@ -44,6 +44,9 @@ class ServiceSettings(BaseSettings):
     read_token_file: Path | None = Field(
         None, alias="READ_TOKEN_FILE"
     )  # default: `read`, beside the admin token
+    tls_cert_file: Path | None = Field(None, alias="TLS_CERT_FILE")  # with the key: HTTPS alone is spoken
+    tls_key_file: Path | None = Field(None, alias="TLS_KEY_FILE")
+    allow_plain_http: bool = Field(False, alias="ALLOW_PLAIN_HTTP")  # beyond this machine, without TLS
     telemetry_url: str | None = Field(None, pattern="^https?://.", alias="TELEMETRY_URL")  # none: no points
     max_model_bytes: int = Field(4 * 2**30, gt=0, alias="MAX_MODEL_BYTES")  # of an initialize reply
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", alias="LOG_LEVEL")
@@ -72,6 +75,23 @@ class ServiceSettings(BaseSettings):
     @property
     def session_secret(self) -> Path:
         return self.state_dir / "tokens" / "session"
+
+    @property
+    def scheme(self) -> str:
+        return "http" if self.tls_cert_file is None else "https"
+
+    def check_reach(self) -> None:
+        """Raises InvalidSetting where weights and tokens would cross a network that others listen to."""
+        if self.scheme == "http" and not self.loopback_only and not self.allow_plain_http:
+            name, where = (
+                ("PUBLISHED_ON", self.published_on)
+                if self.published_on is not None
+                else ("AGGREGATOR_HOST", self.host)
+            )
+            raise InvalidSetting(
+                f"{name} {where}: plain HTTP beyond this machine shows tokens and weights to its network: "
+                "use TLS (docs/devices.md: make certs, compose.tls.yaml), or set ALLOW_PLAIN_HTTP=true"
+            )
 
 
 def load(**overrides: Any) -> ServiceSettings:

@@ -17,6 +17,7 @@ from queue import SimpleQueue
 from types import FrameType
 from typing import TypeAlias
 
+import httpx
 from roundtable.errors import RoundtableError
 from roundtable.messages import PROTOCOL, Join, Plan
 from roundtable.tasks.pinned import count_labels
@@ -28,6 +29,8 @@ from worker.link import Link
 from worker.points import Points
 from worker.runtime import accelerator
 from worker.settings import Settings, load, read_token
+from worker.transport import SocketTransport
+from worker.trust import client_context
 from worker.work import NeedsFreshProcess
 
 End: TypeAlias = "BaseException | str"  # what went wrong, or what asked the worker to leave
@@ -105,6 +108,13 @@ def _points(settings: Settings) -> Points:
     return Points(telemetry, source(secrets.token_hex(4)), settings.node_name, machine.memory_bytes())
 
 
+def _transport(settings: Settings) -> SocketTransport:
+    """Plain HTTP by our own sockets, https by httpx."""
+    secure = settings.aggregator_url.startswith("https:")
+    verify = client_context(settings.aggregator_ca) if secure else False
+    return SocketTransport(httpx.HTTPTransport(verify=verify, trust_env=False))
+
+
 def _agent(settings: Settings, ends: Ends, points: Points) -> Agent:
     from worker.trainer import Trainer  # not where --help or a wrong setting is all there is to say
 
@@ -122,7 +132,11 @@ def _agent(settings: Settings, ends: Ends, points: Points) -> Agent:
         accelerator=accelerator(),
         pinned=count_labels(settings.data_dir) if settings.data_dir else None,
     )
-    link = Link(settings.aggregator_url, lambda: read_token(settings.join_token_file))
+    link = Link(
+        settings.aggregator_url,
+        lambda: read_token(settings.join_token_file),
+        transport=_transport(settings),
+    )
 
     def answered() -> None:
         if settings.answered_file is not None:

@@ -38,6 +38,7 @@ from roundtable.types import Digest, OrderId, RunId, Seconds
 
 from worker.account import Traffic
 from worker.transport import SocketTransport
+from worker.trust import explained
 
 PASSING: Final = (Unreachable, StorageFull, RateLimited)
 PIECE: Final = (
@@ -274,4 +275,4 @@ def _refusal(status: int, content: Buffer, url: str) -> RoundtableError:
 
 
 def _reason(error: httpx.RequestError) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return explained(error) or (f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)

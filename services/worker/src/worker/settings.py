@@ -18,6 +18,7 @@ from roundtable.errors import InvalidSetting
 from roundtable.types import Seconds
 
 from worker.machine import host
+from worker.trust import client_context, is_loopback
 
 _SHORTEST, _LONGEST = 16, 512  # characters of a token
 
@@ -26,6 +27,12 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
     aggregator_url: str = Field("http://127.0.0.1:8080", description="where the aggregator answers")
+    aggregator_ca: Path | None = Field(
+        None, description="the lab's ca.pem: over https no other certificate than its own is trusted"
+    )
+    allow_plain_http: bool = Field(
+        False, description="speak plain HTTP to another machine: only on a network that nobody else is on"
+    )
     join_token_file: Path = Field(description="file with the aggregator's join token")
     node_name: str = Field(
         default_factory=host,
@@ -69,6 +76,7 @@ def load(arguments: Sequence[str]) -> Settings:
     except ValidationError as error:
         raise InvalidSetting("; ".join(_fault(fault) for fault in error.errors(include_url=False))) from None
     _check_url(settings.aggregator_url)
+    check_reach(settings)
     if settings.data_dir is not None and not settings.data_dir.is_dir():
         raise InvalidSetting(
             f"DATA_DIR: {settings.data_dir} is no folder: mount this node's data there, or leave it unset"
@@ -94,6 +102,22 @@ def read_token(path: Path) -> str:
             "copy the aggregator's join token there"
         )
     return token
+
+
+def check_reach(settings: Settings) -> None:
+    """Raises InvalidSetting where token and updates would cross a network that others listen to."""
+    url = settings.aggregator_url
+    if urlsplit(url).scheme == "https":
+        client_context(settings.aggregator_ca)
+    elif settings.aggregator_ca is not None:
+        raise InvalidSetting(
+            f"AGGREGATOR_URL: {url} is plain HTTP, though AGGREGATOR_CA is set: write it with https://"
+        )
+    elif not is_loopback(url) and not settings.allow_plain_http:
+        raise InvalidSetting(
+            f"AGGREGATOR_URL: {url} is plain HTTP to another machine, which shows the token and the updates "
+            "to its network: use https:// with AGGREGATOR_CA (docs/devices.md), or set ALLOW_PLAIN_HTTP=true"
+        )
 
 
 def _check_url(url: str) -> None:

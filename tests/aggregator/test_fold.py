@@ -13,6 +13,7 @@ import pytest
 from aggregator import commit
 from aggregator.events import Close
 from aggregator.fold import fold, server_groups, stored_groups
+from aggregator.verify import verify
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from roundtable.codec import as_decoded, decode, encode
@@ -90,6 +91,69 @@ def test_batch_statistics_never_go_through_the_server_optimizer(tmp_path: Path) 
     run.run_round(1)
     change = mean([run.update(1, client)["update"] for client in range(4)], 2, EXAMPLES / 100)
     np.testing.assert_allclose(run.weights().arrays[2], before + change, rtol=1e-6)
+
+
+ADAM = {"name": "adam", "learning_rate": 0.3, "beta_1": 0.8, "beta_2": 0.9, "tau": 0.01}
+
+
+def test_fedadam_equals_numpy_over_whole_arrays_and_leaves_statistics_alone(tmp_path: Path) -> None:
+    run = DiskRun(tmp_path, strategy={"server": ADAM})
+    run.initialize()
+    weights = [np.asarray(array, np.float64) for array in run.weights().arrays]
+    first: list[Any] = [0.0] * len(weights)
+    second: list[Any] = [0.01**2] * len(weights)
+    for number in (1, 2, 3):
+        run.run_round(number)
+        updates = [run.update(number, client)["update"] for client in range(4)]
+        for position, spec in enumerate(MANIFEST.arrays):
+            change = mean(updates, position, EXAMPLES / 100)
+            if spec.trainable:
+                first[position] = 0.8 * first[position] + 0.2 * change
+                second[position] = 0.9 * second[position] + 0.1 * change**2
+                change = 0.3 * first[position] / (np.sqrt(second[position]) + 0.01)
+            elif spec.dtype != "float32":
+                change = np.rint(change)
+            weights[position] = weights[position] + change
+            np.testing.assert_allclose(
+                run.weights().arrays[position], weights[position], rtol=1e-4, atol=1e-5, err_msg=spec.name
+            )
+
+
+def test_fednova_normalizes_what_is_trained_and_averages_the_rest(tmp_path: Path) -> None:
+    run = DiskRun(tmp_path, strategy={"aggregation": {"name": "normalized-mean"}})
+    run.initialize()
+    before = run.weights()
+    run.run_round(1)
+    updates = [run.update(1, client)["update"] for client in range(4)]
+    part, steps = EXAMPLES / 100, np.array([1, 2, 3, 4])
+    normalized = part * (part @ steps) / steps
+    for position, coefficients in ((0, normalized), (1, normalized), (2, part), (5, normalized)):
+        expected = before.arrays[position] + mean(updates, position, coefficients)
+        np.testing.assert_allclose(run.weights().arrays[position], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("server", [ADAM, {**ADAM, "name": "yogi"}, {"name": "adagrad"}])
+def test_an_adaptive_server_killed_between_any_two_rounds_goes_on_as_if_nothing_had_been(
+    tmp_path: Path, server: dict[str, Any]
+) -> None:
+    """Its state is a file that the ledger names, as momentum is; `verify` folds each round again."""
+    heads = []
+    for place, kills in (("straight", False), ("killed", True)):
+        (tmp_path / place).mkdir()
+        run = DiskRun(tmp_path / place, strategy={"server": server}, keep={"updates": "all"})
+        run.initialize()
+        for number in (1, 2, 3):
+            run.begin(number, range(4))
+            for client in range(4):
+                run.accept(number, client)
+                if kills and client == 2:
+                    run.reopen()
+            heads.append(run.close(number, range(4)).entry_hash)
+            if kills:
+                run.reopen()
+        report = verify(tmp_path / place, RUN)
+        assert (report.problems, report.folded) == ([], [1, 2, 3])
+    assert heads[:3] == heads[3:]
 
 
 def test_a_counter_may_go_down_and_an_unsigned_one_too(tmp_path: Path) -> None:

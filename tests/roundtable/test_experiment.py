@@ -57,9 +57,19 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"strategy": {"aggregation": {"name": "median"}}},
-        'strategy.aggregation.name: found "median"; allowed: "uniform-mean" or "weighted-mean"',
+        'strategy.aggregation.name: found "median"; '
+        'allowed: "normalized-mean", "uniform-mean", "weighted-mean"',
     ),
-    ({"strategy": {"server": {"name": "adam"}}}, 'strategy.server.name: found "adam"; allowed: "sgd"'),
+    (
+        {"strategy": {"server": {"name": "adamw"}}},
+        'strategy.server.name: found "adamw"; '
+        'allowed: "adagrad", "adam", "sgd", "yogi" (did you mean "adam"?)',
+    ),
+    (
+        {"strategy": {"server": {"tau": 0.1}}},
+        "strategy.server.tau: found an unknown field (tau belongs to name = "
+        '"adagrad" or "adam" or "yogi"); allowed in [strategy.server]: name, learning_rate, momentum',
+    ),
     ({"strategy": {"sampler": {"name": "oort"}}}, 'strategy.sampler.name: found "oort"; allowed: "uniform"'),
     ({"keep": {"durability": "none"}}, 'keep.durability: found "none"; allowed: "process" or "power"'),
     ({"keep": {"updates": "last:0"}}, 'keep.updates: found "last:0"; allowed: "none", "all" or "last:n"'),

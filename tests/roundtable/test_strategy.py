@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -23,62 +22,7 @@ from roundtable.strategy.samplers import UniformSampler
 from roundtable.strategy.sgd import ServerSGD
 from roundtable.types import Float32, Float64
 
-Data = Sequence[tuple[Float64, Float64]]  # for each client: features [n, d], targets [n]
-
-RATE = 0.05
-
-
-def clients_of(seed: int = 0, spread: float = 1.0, sizes: Sequence[int] = (30, 20, 10)) -> Data:
-    """Linear regressions whose true weights differ by `spread` from client to client."""
-    draw = np.random.default_rng(seed)
-    common = draw.standard_normal(4)
-    data = []
-    for size in sizes:
-        features = draw.standard_normal((size, 4)) * draw.uniform(0.3, 2.0, 4)
-        data.append((features, features @ (common + spread * draw.standard_normal(4))))
-    return data
-
-
-def slope(weights: Float64, features: Float64, targets: Float64) -> Float64:
-    """The gradient of half the mean squared error."""
-    return features.T @ (features @ weights - targets) / len(targets)
-
-
-def optimum(data: Data, by_examples: bool = True) -> Float64:
-    """Where the clients' mean loss is least: weighted by examples, or one client one vote."""
-    share = [len(targets) if by_examples else 1 for _, targets in data]
-    gram = sum(s * x.T @ x / len(y) for s, (x, y) in zip(share, data, strict=True))
-    right = sum(s * x.T @ y / len(y) for s, (x, y) in zip(share, data, strict=True))
-    return np.linalg.solve(gram, right)
-
-
-def federate(strategy: Strategy, data: Data, rounds: int, steps: int, rate: float = RATE) -> list[Float64]:
-    """The weights after each round, put together from the strategy's parts as the lab does it."""
-    weights, slots = np.zeros(4), {name: np.zeros(4) for name in strategy.server.slots}
-    broadcast, states = np.zeros(4, np.float32), [np.zeros(4, np.float32) for _ in data]
-    result = []
-    for number in range(1, rounds + 1):
-        updates, changes = [], []
-        for client, (features, targets) in enumerate(data):
-            local = weights.copy()
-            for _ in range(steps):
-                gradient = slope(local, features, targets)
-                local -= rate * strategy.objective.gradient(
-                    gradient, local, weights, broadcast, states[client]
-                )
-            updates.append(local - weights)
-            if strategy.objective.controls:
-                states[client], change = strategy.objective.finish(
-                    weights, local, steps, rate, broadcast, states[client]
-                )
-                changes.append(change)
-        shares = [Share(len(targets), steps) for _, targets in data]
-        update = strategy.aggregation.combine(updates, strategy.aggregation.coefficients(shares))
-        slots, weights = strategy.server.apply(slots, weights, update, number)
-        if strategy.objective.controls:
-            broadcast = strategy.objective.advance(broadcast, np.mean(changes, axis=0), len(data), len(data))
-        result.append(weights)
-    return result
+from tests.roundtable.regressions import RATE, clients_of, federate, optimum, slope
 
 
 class TestFedAvg:

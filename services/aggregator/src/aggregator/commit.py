@@ -17,7 +17,6 @@ from roundtable.errors import CorruptStore
 from roundtable.ledger import START, LedgerEntry, Participation, canonical, entry_hash
 from roundtable.messages import Evaluated, Initialized, RoundRecord, WorkerAccount
 from roundtable.metrics import added, values
-from roundtable.strategy.part import Share
 from roundtable.types import ClientId, Digest, RunId, Seconds, WorkerId
 from roundtable.weights import Manifest
 
@@ -38,6 +37,11 @@ class Closing:
     close: Close
     plan: FoldPlan | None  # None for round 0, whose weights are there already
     accepted: Mapping[ClientId, Accepted]  # the participants' updates, in client order
+
+    @property
+    def nbytes(self) -> int:
+        """Of what is folded."""
+        return sum(update.nbytes for update in self.accepted.values())
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,12 @@ def fold_plan(
         Input(
             client,
             places[client],
-            Share(update.account.num_examples, update.account.num_steps, update.account.loss),
+            experiment.strategy.share(
+                experiment.training,
+                update.account.num_examples,
+                update.account.num_steps,
+                update.account.loss,
+            ),
             files.room(places[client]),
         )
         for client, update in accepted.items()
@@ -211,13 +220,15 @@ def _record(closing: Closing, weights: Digest, entry: Digest, times: Times, byte
         round=close.round,
         attempt=close.trial,
         participants=close.participants,
-        late=len(close.late),
+        late=len(close.late) - close.dropped,
+        dropped=close.dropped,
         lost=close.lost,
         train_loss=sum(loss * count for loss, count in known) / weight if weight else None,
         num_examples=examples,
         started=times.started,
         committed=times.committed,
         seconds=max(times.committed - times.started, 0.0),
+        virtual_seconds=close.virtual_seconds,
         phases={
             "clients": max(times.closed - times.started, 0.0),
             "aggregate": max(times.committed - times.closed, 0.0),

@@ -6,8 +6,9 @@ size where aggregation and server work element by element. All arithmetic is flo
 the manifest's dtypes.
 
 - trainable arrays: aggregation.combine, then server.apply with its slots;
-- other floating arrays (batch statistics): aggregation.combine, then added, without the server optimizer;
-- integer arrays (counters): aggregation.combine, rounded half to even, then added, wrapping around as
+- other floating arrays (batch statistics): averaged by aggregation.combine with coefficients that sum to 1,
+  then added, without the server optimizer;
+- integer arrays (counters): averaged likewise, rounded half to even, then added, wrapping around as
   integers do; the update of an unsigned array is taken as signed, since it may be negative;
 - `broadcast`: the uniform mean of the clients' changes, through objective.advance.
 """
@@ -87,10 +88,10 @@ def fold(files: RunFiles, plan: FoldPlan, block: int = BLOCK) -> Folded:
         Draft(files.temporary("server"), kept) if kept else nullcontext() as server,
     ):
         _Fold(plan, weights, server, block).run()
-        weights_digest = digest_of(weights.path, groups)
+        weights_digest = weights.digest() or digest_of(weights.path, groups)
         server_digest = None
         if server is not None:
-            server_digest = digest_of(server.path, kept)
+            server_digest = server.digest() or digest_of(server.path, kept)
             files.adopt(server.path, "server", server_digest)
         files.adopt(weights.path, "weights", weights_digest)
     message = write_message(files, plan.manifest, plan.strategy, plan.wire, weights_digest, server_digest)
@@ -151,7 +152,9 @@ class _Fold:
         self._server = Mapped(plan.server, kept) if kept and plan.server is not None else None
         self._new_weights, self._new_server = weights, server
         aggregation = plan.strategy.aggregation
-        self._coefficients = aggregation.coefficients([part.share for part in plan.inputs])
+        shares = [part.share for part in plan.inputs]
+        self._coefficients = aggregation.coefficients(shares)
+        self._averaging = aggregation.averaging(shares)
         self._block = min(block, max(plan.manifest.size, 1))
         self._result = np.empty(self._block, np.float64)
         self._before = np.empty(self._block, np.float64)
@@ -181,7 +184,7 @@ class _Fold:
         before = {name: self._kept(name, trained) for name in self._slots}
         out = np.empty(self._block, part.dtype)
         for block in self._blocks(weights.size):
-            change = self._combined(updates, block)
+            change = self._combined(updates, block, self._coefficients)
             slots = {name: _load(kept, block, self._slots[name]) for name, kept in before.items()}
             slots, after = self._plan.strategy.server.apply(
                 slots, _load(weights, block, self._before), change, self._plan.round
@@ -197,7 +200,7 @@ class _Fold:
         out = np.empty(self._block, part.dtype)
         for block in self._blocks(weights.size):
             after = _load(weights, block, self._before)
-            after += self._combined(updates, block)
+            after += self._combined(updates, block, self._averaging)
             self._put(self._new_weights, "weights", part.span, block, after, out)
 
     def _add_integers(self, part: _Run) -> None:
@@ -205,7 +208,7 @@ class _Fold:
         weights, updates = self._flat(part)
         weights, updates = weights.view(signed), [update.view(signed) for update in updates]
         for block in self._blocks(weights.size):
-            change = np.rint(self._combined(updates, block)).astype(signed)
+            change = np.rint(self._combined(updates, block, self._averaging)).astype(signed)
             self._new_weights.write("weights", part.span, block.start, weights[block] + change)
 
     def _advance(self, part: _Run, trained: Span) -> None:
@@ -253,9 +256,9 @@ class _Fold:
         length = block.stop - block.start
         return self._result[:length], self._scratch[:, :length]
 
-    def _combined(self, updates: Sequence[Array], block: slice) -> Float64:
+    def _combined(self, updates: Sequence[Array], block: slice, coefficients: Float64) -> Float64:
         return self._plan.strategy.aggregation.combine(
-            [update[block] for update in updates], self._coefficients, *self._room(block)
+            [update[block] for update in updates], coefficients, *self._room(block)
         )
 
     def _put(self, draft: Draft, group: str, span: Span, block: slice, values: Float64, out: Array) -> None:

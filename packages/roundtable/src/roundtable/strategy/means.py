@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -11,14 +11,25 @@ from roundtable.errors import RunFailed
 from roundtable.strategy.part import Part, Share
 from roundtable.types import Array, Float64
 
+if TYPE_CHECKING:
+    from roundtable.experiment import Training
+    from roundtable.strategy.plain import Plain
+
 
 class WeightedMean(Part):
     """Σ (nₖ/n)·uₖ."""
 
     name: Literal["weighted-mean"] = "weighted-mean"
 
+    def check(self, training: Training, objective: Plain) -> None:
+        """Raises ValueError where this aggregation does not fit the local training."""
+
     def coefficients(self, shares: Sequence[Share]) -> Float64:
         """One coefficient an update, in client order: [updates]. Raises RunFailed where none can be had."""
+        return self.averaging(shares)
+
+    def averaging(self, shares: Sequence[Share]) -> Float64:
+        """The same for weights that are not trained (batch statistics): these sum to 1."""
         examples = np.array([share.num_examples for share in shares], np.float64)
         if not examples.sum():
             raise RunFailed(f"none of {len(shares)} updates counts an example: a weighted mean needs some")
@@ -56,5 +67,5 @@ class UniformMean(WeightedMean):
 
     name: Literal["uniform-mean"] = "uniform-mean"  # type: ignore[assignment]
 
-    def coefficients(self, shares: Sequence[Share]) -> Float64:
+    def averaging(self, shares: Sequence[Share]) -> Float64:
         return np.full(len(shares), 1 / len(shares), np.float64)

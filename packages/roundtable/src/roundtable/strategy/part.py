@@ -23,6 +23,7 @@ class Share:
     num_examples: int
     num_steps: int
     loss: float | None = None
+    worth: float = 1.0  # how many gradients' worth the client went (strategy.normalized)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,11 @@ class Plain(Part):
         """Whether clients keep a state and get a broadcast, each shaped as the trainable weights."""
         return False
 
+    @property
+    def pull(self) -> float:
+        """How strongly each step is pulled back towards the round's global weights: a proximal term's mu."""
+        return 0.0
+
     def check(self, training: Training) -> None:
         """Raises ValueError where this objective does not fit the local training."""
 

@@ -14,6 +14,10 @@ class Proximal(Plain):
     name: Literal["proximal"] = "proximal"  # type: ignore[assignment]
     mu: Annotated[float, Field(gt=0)] = 0.01
 
+    @property
+    def pull(self) -> float:
+        return self.mu
+
     def gradient(self, gradient: T, weights: T, start: T, broadcast: T | None, state: T | None) -> T:  # noqa: ARG002
         """∇F(w) + mu·(w − w₀)."""
         return gradient + (weights - start) * self.mu

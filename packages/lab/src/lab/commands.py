@@ -10,6 +10,7 @@ from roundtable.errors import RoundtableError
 
 from lab import looking, nodes, running
 from lab.exits import EXPLAINED, Exit, exit_of
+from lab.study import commands as studies
 
 app = typer.Typer(
     name="lab",
@@ -29,7 +30,9 @@ app.command()(looking.stop)
 app.command()(looking.verify)
 app.command(name="export")(looking.export_model)
 app.command()(looking.report)
+app.add_typer(studies.app)
 app.command()(nodes.certs)
+app.add_typer(nodes.node)
 
 
 def run_app(arguments: Sequence[str]) -> int:

@@ -1,0 +1,120 @@
+"""`lab study check | run | report`: studies from the command line."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+import typer
+
+from lab.api import checked_url
+from lab.exits import Exit
+from lab.live import clock
+from lab.native import Folders
+from lab.options import DATASETS, TASKS, Datasets, NoLive, Port, Tasks, TokenFile, Url, out
+from lab.place import Place
+from lab.study import pace, ready
+from lab.study.conduct import MINUTE, Conduct
+from lab.study.files import load
+from lab.study.show import Live, Plain, Show
+from lab.study.sitting import Sitting
+
+OUT = Path("runs/studies")
+
+StudyFile = Annotated[
+    Path, typer.Argument(metavar="STUDY", help="A TOML file, such as studies/quick.toml.", show_default=False)
+]
+Out = Annotated[Path, typer.Option("--out", help="Where results go: a folder for each study in here.")]
+
+app = typer.Typer(
+    name="study",
+    help="Vary an experiment, repeat it, and report with intervals (docs/studies.md).",
+    no_args_is_help=True,
+)
+
+
+@app.command()
+def check(study: StudyFile, tasks_dir: Tasks = TASKS, datasets_dir: Datasets = DATASETS) -> int:
+    """Check a study, its tasks and its data, and list its cells, without running anything."""
+    _, sections = load(study)
+    folders = Folders(OUT, tasks_dir, datasets_dir)
+    runs = 0
+    for found in ready.check(sections, folders, elsewhere=False):
+        own = found.section.study
+        baselines = sum(cell.kind == "centralized" for cell in found.cells)
+        also = f", {baselines} of them training in one place" if baselines else ""
+        out.print(f"{found.section.key}: {len(found.cells)} cells{also}, {own.repeats} repeats each")
+        for cell in found.cells:
+            out.print(f"  {cell.id:<40} {pace.kind(cell.experiment)}, {cell.experiment.rounds.count} rounds")
+        runs += len(found.cells) * own.repeats
+    out.print(f"{study}: fine: {runs} runs in all")
+    return Exit.DONE
+
+
+@app.command()
+def run(
+    study: StudyFile,
+    out_dir: Out = OUT,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", "-w", min=1, help="Worker processes; the study's number where left out."),
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option("--minutes", help="A budget of time: repeats are trimmed to fit into it.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Set aside what is there and start anew.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed repeats again.")] = False,
+    url: Url = None,
+    admin_token_file: TokenFile = None,
+    grafana: Annotated[
+        str | None,
+        typer.Option(
+            "--grafana", envvar="GRAFANA_URL", help="With --url: link each repeat to its window there."
+        ),
+    ] = None,
+    tasks_dir: Tasks = TASKS,
+    datasets_dir: Datasets = DATASETS,
+    port: Port = 0,
+    no_live: NoLive = False,
+) -> int:
+    """Run what is missing of a study, one experiment after another, and write its report.
+
+    Ctrl-C and crashes lose the repeat under way at most: the same command goes on.
+    """
+    began = psutil.Process().create_time()
+    file, sections = load(study)
+    if url is not None:
+        checked_url(url)
+    found = ready.check(sections, Folders(out_dir, tasks_dir, datasets_dir), elsewhere=url is not None)
+    show: Show = Live(out) if out.is_terminal and not no_live else Plain(out)
+    budget = minutes if minutes is not None else file.budget_minutes
+    place = Place(Folders(out_dir / ".lab", tasks_dir, datasets_dir), url, admin_token_file, port)
+    number = workers or max(section.study.workers for section in sections)
+    with Sitting(place, number, show, grafana) as sitting:
+        conduct = Conduct(
+            found,
+            out_dir,
+            sitting,
+            show,
+            began,
+            url or f"native, {number} workers",
+            None if budget is None else budget * MINUTE,
+            fresh,
+            retry_failed,
+        )
+        try:
+            conduct.open()
+            conduct.run()
+        except KeyboardInterrupt:
+            show.end()
+            left = len(conduct.jobs())
+            out.print(
+                f"interrupted: {conduct.done} runs more are kept, {left} are left: the same command goes on"
+            )
+            return Exit.INTERRUPTED
+        finally:
+            show.end()
+    out.print(f"{conduct.done} runs in {clock(time.time() - began)}, {conduct.failed} of them failed")
+    return Exit.FAILED if conduct.failed else Exit.DONE

@@ -1,0 +1,207 @@
+"""What can be read off a repeat: one number each, from its raw rounds alone, or nothing where it has none.
+
+`named` finds a measure by its name in a study's `outcomes` or a published figure's `measure`.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from roundtable.types import Seconds
+
+from lab.study.files import InvalidStudy, Study
+from lab.study.records import Repeat, RoundFigures
+
+MB: Final = 1_000_000
+
+
+@dataclass(frozen=True)
+class Target:
+    """A metric's value to be reached."""
+
+    metric: str
+    value: float
+
+    def round_of(self, repeat: Repeat) -> int | None:
+        """The index of the first evaluated round at or above it."""
+        for index, record in enumerate(repeat.rounds):
+            value = metric_of(record, self.metric)
+            if value is not None and value >= self.value:
+                return index
+        return None
+
+
+@dataclass(frozen=True)
+class Measure:
+    """`better`: +1 where more is better, −1 where less is, 0 where neither. `scale` is from raw to shown."""
+
+    name: str
+    label: str
+    unit: str
+    better: int
+    read: Callable[[Repeat], float | None]
+    scale: float = 1.0
+    digits: int = 2
+
+    def of(self, repeat: Repeat) -> float | None:
+        """In `unit`; nothing for a failed repeat."""
+        if repeat.state != "finished" or not repeat.rounds:
+            return None
+        value = self.read(repeat)
+        return None if value is None else value * self.scale
+
+    def shown(self, value: float | None, unit: bool = True) -> str:
+        if value is None:
+            return "–"
+        digits = self.digits if abs(value) < 1000 else 0
+        return f"{value:,.{digits}f}{' ' + self.unit if unit and self.unit else ''}"
+
+
+def metric_of(record: RoundFigures, metric: str) -> float | None:
+    if metric == "accuracy":
+        return record.accuracy
+    if metric == "loss":
+        return record.loss
+    scope, _, name = metric.rpartition(".")
+    return (record.federated if scope == "federated" else record.metrics).get(name)
+
+
+def last(repeat: Repeat, metric: str) -> float | None:
+    """Its value after the last round that was evaluated."""
+    values = [value for record in repeat.rounds if (value := metric_of(record, metric)) is not None]
+    return values[-1] if values else None
+
+
+def best(repeat: Repeat, metric: str) -> float | None:
+    values = [value for record in repeat.rounds if (value := metric_of(record, metric)) is not None]
+    return max(values, default=None)
+
+
+def round_seconds(repeat: Repeat) -> Seconds | None:
+    """The median round's, commit to commit, without the first, which traces the functions."""
+    later = [record.seconds for record in repeat.rounds[1:]]
+    return statistics.median(later) if later else None
+
+
+def clock(record: RoundFigures) -> Seconds:
+    """A round's length on the clock that the experiment chose: the virtual one where it has one."""
+    virtual = (record.model_extra or {}).get("virtual_seconds")
+    return float(virtual) if virtual is not None else record.seconds
+
+
+def _whole() -> Mapping[str, Measure]:
+    found = [
+        Measure("accuracy", "test accuracy", "%", 1, lambda r: last(r, "accuracy"), 100),
+        Measure("best_accuracy", "best test accuracy", "%", 1, lambda r: best(r, "accuracy"), 100),
+        Measure("loss", "test loss", "", -1, lambda r: last(r, "loss"), digits=4),
+        Measure("rounds", "rounds", "", 0, lambda r: float(len(r.rounds)), digits=0),
+        Measure("seconds", "time", "s", -1, lambda r: sum(map(clock, r.rounds)), digits=1),
+        Measure("round_seconds", "time of a round", "s", -1, round_seconds, digits=3),
+        Measure("cpu_seconds", "CPU time", "s", -1, lambda r: sum(x.cpu_seconds for x in r.rounds), digits=1),
+        Measure("bytes", "bytes moved", "MB", -1, lambda r: _bytes(r.rounds), 1 / MB, 1),
+        Measure(
+            "round_bytes", "bytes of a round", "MB", -1, lambda r: _bytes(r.rounds) / len(r.rounds), 1 / MB
+        ),
+        Measure("joules", "energy of the processors", "J", -1, lambda r: r.joules, digits=0),
+        Measure(
+            "aggregator_memory",
+            "aggregator's memory, peak",
+            "MB",
+            -1,
+            lambda r: None if r.aggregator_peak_bytes is None else float(r.aggregator_peak_bytes),
+            1 / MB,
+            0,
+        ),
+        Measure(
+            "cut",
+            "clients cut off a round",
+            "",
+            -1,
+            lambda r: sum(x.late + x.lost for x in r.rounds) / len(r.rounds),
+        ),
+    ]
+    return {measure.name: measure for measure in found}
+
+
+def _to_target(target: Target) -> Mapping[str, Measure]:
+    def upto(total: Callable[[tuple[RoundFigures, ...]], float]) -> Callable[[Repeat], float | None]:
+        def read(repeat: Repeat) -> float | None:
+            index = target.round_of(repeat)
+            return None if index is None else total(repeat.rounds[: index + 1])
+
+        return read
+
+    def joules(repeat: Repeat) -> float | None:
+        index = target.round_of(repeat)
+        if index is None or repeat.joules is None:
+            return None
+        return (
+            repeat.joules
+            * sum(r.seconds for r in repeat.rounds[: index + 1])
+            / sum(r.seconds for r in repeat.rounds)
+        )
+
+    to = f"to {target_words(target)}"
+    found = [
+        Measure(
+            "rounds_to_target", f"rounds {to}", "", -1, upto(lambda rounds: float(rounds[-1].round)), digits=1
+        ),
+        Measure(
+            "seconds_to_target", f"time {to}", "s", -1, upto(lambda rounds: sum(map(clock, rounds))), digits=1
+        ),
+        Measure("bytes_to_target", f"bytes {to}", "MB", -1, upto(_bytes), 1 / MB, 1),
+        Measure(
+            "cpu_to_target",
+            f"CPU time {to}",
+            "s",
+            -1,
+            upto(lambda rounds: sum(r.cpu_seconds for r in rounds)),
+            digits=1,
+        ),
+        Measure("joules_to_target", f"energy {to}", "J", -1, joules, digits=0),
+    ]
+    return {measure.name: measure for measure in found}
+
+
+def target_words(target: Target) -> str:
+    if target.metric == "accuracy":
+        return f"{100 * target.value:g} %"
+    return f"{metric_words(target.metric)} {target.value:g}"
+
+
+def metric_words(metric: str) -> str:
+    """mean_iou → mean IoU."""
+    return metric.replace("_", " ").replace("iou", "IoU")
+
+
+def target_of(study: Study) -> Target | None:
+    return None if study.target is None else Target(study.target_metric, study.target)
+
+
+def measures(study: Study) -> Mapping[str, Measure]:
+    target = target_of(study)
+    return {**_whole(), **(_to_target(target) if target else {})}
+
+
+def named(name: str, study: Study) -> Measure:
+    """Raises InvalidStudy. `metrics.NAME` and `federated.NAME` are whatever the task measures."""
+    scope, _, metric = name.partition(".")
+    if metric and scope in ("metrics", "federated"):
+        words = metric_words(metric) + (" on clients' own examples" if scope == "federated" else "")
+        path = metric if scope == "metrics" else name
+        return Measure(name, words, "", 1, lambda repeat: last(repeat, path), digits=3)
+    known = measures(study)
+    if name not in known:
+        without = " (those to a target need `target`)" if name.endswith("_to_target") else ""
+        raise InvalidStudy(
+            f"{study.name}: outcomes: found {name!r}{without}; allowed: {', '.join(known)}, "
+            "metrics.NAME, federated.NAME"
+        )
+    return known[name]
+
+
+def _bytes(rounds: tuple[RoundFigures, ...]) -> float:
+    return float(sum(record.bytes_up + record.bytes_down for record in rounds))

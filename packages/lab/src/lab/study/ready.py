@@ -1,0 +1,119 @@
+"""Whether a study can be run here, before anything is started: every cell's task, data and split.
+
+What is wrong is said once for all cells that need it, with how to get it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from roundtable.errors import InvalidData, InvalidInput, InvalidTask
+from roundtable.experiment import Experiment
+from roundtable.types import Array
+
+from lab import data
+from lab.native import Folders
+from lab.study import versions
+from lab.study.cells import Cell, cells
+from lab.study.files import InvalidStudy, Section, Study
+from lab.study.measures import named
+from lab.study.versions import Versions
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A section that can be run. `examples`: of each cell's training set; 0 where the data is elsewhere."""
+
+    section: Section
+    cells: tuple[Cell, ...]
+    versions: Mapping[str, Versions]  # cell → what its results depend on
+    examples: Mapping[str, int]
+
+
+def check(sections: tuple[Section, ...], folders: Folders, *, elsewhere: bool) -> tuple[Ready, ...]:
+    """`elsewhere`: the lab that will run it is not this machine, and may have what is missing here.
+
+    Raises InvalidStudy (fields, levels, outcomes), InvalidTask and InvalidData (what is not here), one line a
+    fault.
+    """
+    shelf = _Shelf(folders, elsewhere)
+    ready, wrong = [], []
+    missing: dict[str, tuple[type[InvalidInput], list[str]]] = {}
+    for section in sections:
+        try:
+            _check_outcomes(section.study)
+            ready.append(_section(section, shelf))
+        except InvalidStudy as error:
+            wrong += str(error).splitlines()
+        except (InvalidData, InvalidTask) as error:
+            missing.setdefault(str(error), (type(error), []))[1].append(section.key)
+    if wrong:
+        raise InvalidStudy("\n".join(dict.fromkeys(wrong)))
+    if missing:
+        kind = next(iter(missing.values()))[0]
+        raise kind("\n".join(f"{', '.join(keys)}: {why}" for why, (_, keys) in missing.items()))
+    return tuple(ready)
+
+
+def _check_outcomes(study: Study) -> None:
+    for name in (
+        *study.outcomes,
+        *(figure.measure for figure in study.published if figure.value is not None),
+    ):
+        named(name, study)
+
+
+class _Shelf:
+    """Tasks and their labels, each read once."""
+
+    def __init__(self, folders: Folders, elsewhere: bool) -> None:
+        self.folders, self.elsewhere = folders, elsewhere
+        self._labels: dict[str, tuple[str | None, Array | None]] = {}
+
+    def of(self, experiment: Experiment) -> tuple[str | None, Array | None]:
+        """The task's hash, and the training set's labels [n]."""
+        key = f"{experiment.task} {sorted(experiment.task_options.items())}"
+        if key not in self._labels:
+            self._labels[key] = self._read(experiment)
+        return self._labels[key]
+
+    def _read(self, experiment: Experiment) -> tuple[str | None, Array | None]:
+        try:
+            found = data.task_of(experiment, self.folders.tasks)
+            return found.hash, found.task.train_labels(self.folders.datasets)
+        except InvalidInput:
+            if self.elsewhere:
+                return None, None
+            raise
+
+
+def _section(section: Section, shelf: _Shelf) -> Ready:
+    found = cells(section)
+    known: dict[tuple[str | None, int], Versions] = {}
+    versions_of, examples = {}, {}
+    for cell in found:
+        task, labels = shelf.of(cell.experiment)
+        key = (task, id(labels))
+        if key not in known:
+            known[key] = versions.here(section.digest, task, labels)
+        versions_of[cell.id] = known[key]
+        examples[cell.id] = 0 if labels is None else len(labels)
+        if labels is not None:
+            _split(section, cell, labels)
+    return Ready(section, found, versions_of, examples)
+
+
+def _split(section: Section, cell: Cell, labels: Array) -> None:
+    """Raises InvalidStudy where a seed's data cannot be dealt out so."""
+    if cell.experiment.partition.kind == "pinned":
+        raise InvalidStudy(
+            f"{section.key}: partition.kind: found pinned; a study deals out data that every worker has: use "
+            "`lab run --nodes-dir` for data that nodes bring"
+        )
+    for repeat in range(section.study.repeats):
+        seed = section.study.seed(repeat)
+        try:
+            cell.experiment.partition.split(labels, cell.experiment.clients.count, seed)
+        except InvalidInput as error:
+            raise InvalidStudy(f"{section.key}: cell {cell.id}, seed {seed}: {error}") from None

@@ -1,0 +1,186 @@
+"""What a study leaves behind: one JSON a cell with every repeat's raw figures, and nothing else.
+
+    OUT/KEY/cells/CELL.json     `CellRecord`, below; written beside its place, then renamed
+    OUT/KEY/cells.1/ …          what `--fresh` set aside
+
+Reports are made of these files alone. A failure is a repeat like any other, with its reason.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from roundtable.errors import InvalidInput, InvalidSetting, NotPossible, StorageFull
+from roundtable.experiment import Experiment
+from roundtable.messages import RoundRecord
+from roundtable.types import Digest, RunId
+
+from lab.machine import Environment
+from lab.study.files import Section
+from lab.study.versions import Versions
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RoundFigures(BaseModel):
+    """One committed round: the aggregator's record, its lists of clients and workers summed up."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")  # what records come to tell later
+
+    round: int
+    attempt: int = 1
+    accuracy: float | None = None
+    loss: float | None = None
+    metrics: dict[str, float] = {}
+    federated: dict[str, float] = {}
+    train_loss: float | None = None
+    num_examples: int = 0
+    started: float = 0.0
+    committed: float = 0.0
+    seconds: float = 0.0
+    phases: dict[str, float] = {}
+    bytes_up: int = 0
+    bytes_down: int = 0
+    clients: int = 0
+    late: int = 0
+    lost: int = 0
+    cpu_seconds: float = 0.0  # of the workers
+    training_seconds: float = 0.0
+    worker_peak_bytes: int = 0
+
+
+class Repeat(Value):
+    """A cell run once. Where it failed, `reason` says why and the rounds are those it got to."""
+
+    seed: int
+    state: Literal["finished", "failed"]
+    reason: str | None = None
+    run: RunId | None = None
+    began: float  # Unix seconds
+    ended: float
+    rounds: tuple[RoundFigures, ...] = ()
+    data_hash: Digest | None = None
+    weights_hash: Digest | None = None
+    ledger_head: Digest | None = None
+    workers: int = 0
+    aggregator_peak_bytes: int | None = None  # resident; nothing where the aggregator is elsewhere
+    joules: float | None = None  # of the whole machine's processors; nothing without RAPL
+    grafana: str | None = None  # the window of this repeat
+
+
+class CellRecord(Value):
+    schema_version: Literal[1] = 1
+    section: Section  # the whole study, so that a report needs nothing but these files
+    cell: str
+    kind: Literal["federated", "centralized"]
+    levels: dict[str, str]
+    beside: tuple[str, ...]
+    experiment: Experiment  # with the first seed
+    versions: Versions
+    environment: Environment
+    aggregator_environment: dict[str, str] = {}
+    where: str  # native, or the lab's address
+    repeats: tuple[Repeat, ...] = ()
+
+    def seeds(self) -> frozenset[int]:
+        return frozenset(repeat.seed for repeat in self.repeats)
+
+
+def figures(record: RoundRecord) -> RoundFigures:
+    accounts = record.workers.values()
+    body = record.model_dump(exclude={"participants", "workers", "weights_hash", "entry_hash"})
+    return RoundFigures(
+        **body,
+        clients=len(record.participants),
+        cpu_seconds=sum(account.cpu_seconds for account in accounts),
+        training_seconds=sum(account.training_seconds for account in accounts),
+        worker_peak_bytes=max((account.peak_memory_bytes for account in accounts), default=0),
+    )
+
+
+@dataclass(frozen=True)
+class Store:
+    """The records of one section."""
+
+    folder: Path  # OUT/KEY
+
+    @property
+    def _cells(self) -> Path:
+        return self.folder / "cells"
+
+    def all(self) -> dict[str, CellRecord]:
+        """By cell. Raises InvalidInput for a file that is not one."""
+        return {path.stem: _read(path) for path in sorted(self._cells.glob("*.json"))}
+
+    def write(self, record: CellRecord) -> None:
+        """Whole or not at all. Raises StorageFull, InvalidSetting."""
+        path = self._cells / f"{record.cell}.json"
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            self._cells.mkdir(parents=True, exist_ok=True)
+            with draft.open("w", encoding="utf-8") as file:
+                file.write(record.model_dump_json(indent=1))
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise StorageFull(f"{path}: no room to write it ({error.strerror})") from None
+            raise InvalidSetting(
+                f"{path}: cannot be written ({error.strerror}): choose another --out"
+            ) from None
+        finally:
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
+
+    def set_aside(self) -> Path | None:
+        """Make room for a fresh start; what was there stays under another name."""
+        if not self._cells.exists():
+            return None
+        number = next(n for n in itertools.count(1) if not (self.folder / f"cells.{n}").exists())
+        return self._cells.rename(self.folder / f"cells.{number}")
+
+
+def check_same(
+    key: str, kept: Mapping[str, CellRecord], versions: Mapping[str, Versions], where: str
+) -> None:
+    """Raises NotPossible, one line, where what is kept was made of another study, code or data, or elsewhere.
+
+    `versions`: of each of the study's cells, now.
+    """
+    records = [record for record in kept.values() if record.repeats]
+    repeats = sum(len(record.repeats) for record in records)
+    for record in records:
+        found = ("the study file was changed", "restore it")
+        if record.cell in versions:
+            differs = versions[record.cell].differs(record.versions)
+            if differs is None and record.where == where:
+                continue
+            found = differs or (f"they were run elsewhere ({record.where})", "run it there")
+        raise NotPossible(
+            f"{key}: {found[0]} since its {repeats} kept repeats were run: {found[1]} to go on with them, or "
+            "give --fresh to set them aside and start anew"
+        )
+
+
+def _read(path: Path) -> CellRecord:
+    try:
+        return CellRecord.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InvalidInput(f"{path}: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "whole file"
+        raise InvalidInput(f"{path}: is not a cell of this version ({where}: {first['msg']})") from None

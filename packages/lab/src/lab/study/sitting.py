@@ -1,0 +1,223 @@
+"""One lab for a whole study: its processes are started once, and experiment after experiment is given to it.
+
+`Sitting.carry_out` gives a repeat for whatever becomes of a run: finished, failed, too slow, impossible;
+only what is no fault of the run's (no room on the disk, Ctrl-C) ends the sitting. Where every worker or the
+aggregator has died, the run is a failure with that reason, and the next one finds a lab started anew.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+
+import psutil
+from roundtable.errors import (
+    InvalidInput,
+    NotPossible,
+    Refused,
+    RoundtableError,
+    RunFailed,
+    StorageFull,
+    Unreachable,
+)
+from roundtable.experiment import Experiment
+from roundtable.messages import ENDED, CreateRun, RunDetail
+from roundtable.types import RunId, Seconds
+
+from lab.api import Api
+from lab.follow import follow
+from lab.native import Native, native, plain_nodes
+from lab.place import Place
+from lab.progress import Progress
+from lab.study import power
+from lab.study.records import Repeat, figures
+from lab.study.show import Show
+
+DEATHS = 3  # labs in a row that died: it is not the run then
+
+
+class TooSlow(RunFailed): ...
+
+
+@dataclass
+class Sitting:
+    """Use it with `with`. `place.folders.runs` is the lab's own folder for native processes."""
+
+    place: Place
+    workers: int
+    show: Show
+    grafana: str | None = None
+    environment: dict[str, str] = field(default_factory=dict)  # the aggregator's
+    _stack: ExitStack = field(default_factory=ExitStack)
+    _api: Api | None = None
+    _lab: Native | None = None
+    _deaths: int = 0
+
+    def __enter__(self) -> Sitting:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def carry_out(self, experiment: Experiment, limit: Seconds) -> Repeat:
+        """Run it anew to its end, whatever that is. Raises StorageFull, Unreachable (no lab can be had)."""
+        began = time.time()
+        watch = _Watch(self.show, began + limit, limit)
+        energy = power.read()
+        run: RunId | None = None
+        detail: RunDetail | None = None
+        reason: str | None = None
+        try:
+            api = self._up()
+            view, _ = api.create(
+                CreateRun(experiment=experiment, again=True, start_workers=self._missing_workers(api))
+            )
+            run = view.id
+            watch.aggregator = self._lab.aggregator.process.pid if self._lab else None
+            detail = follow(api, run, Progress(experiment), watch, self._lab)
+            self.environment = detail.environment or self.environment
+            self._deaths = 0
+        except TooSlow as error:
+            reason = str(error)
+            detail = self._stopped(run)
+        except (InvalidInput, Refused) as error:
+            if run is None and not isinstance(error, NotPossible | InvalidInput):
+                raise  # a token, a version: no run will fare better
+            reason = str(error)
+        except (RunFailed, Unreachable) as error:
+            reason = self._died(error)
+        ended = time.time()
+        if detail is not None and detail.state != "finished":
+            reason = reason or f"{detail.state}: {detail.reason or 'no reason was given'}"
+        return self._repeat(experiment, detail, run, reason, began, ended, watch, energy)
+
+    # --- the lab
+
+    def _up(self) -> Api:
+        if self._api is not None:
+            return self._api
+        if self.place.url is not None:
+            self._api = self._stack.enter_context(self.place.remote())
+            self._leave_alone(self._api)
+            return self._api
+        self._lab = self._stack.enter_context(native(self.place.folders, port=self.place.port))
+        self._api = self._stack.enter_context(self._lab.api())
+        for view in self._api.runs():  # of a sitting that was cut short
+            if view.state not in ENDED:
+                self._api.stop(view.id)
+        self._lab.start_workers(plain_nodes(self.workers))
+        return self._api
+
+    def _leave_alone(self, api: Api) -> None:
+        """Raises NotPossible where a lab elsewhere is busy with somebody's run: it would be measured too."""
+        busy = [view.id for view in api.runs() if view.state not in ENDED]
+        if busy:
+            raise NotPossible(
+                f"{self.place.url} is busy with run {busy[0]}: wait for it, or `lab stop {busy[0]}`"
+            )
+
+    def _missing_workers(self, api: Api) -> int | None:
+        """The first run waits for all of ours; those after it find them there."""
+        if self._lab is None:
+            return None
+        here = sum(worker.state == "present" for worker in api.workers())
+        return None if here >= self.workers else self.workers
+
+    def _died(self, error: RoundtableError) -> str:
+        """The reason; the lab is started anew for the next run. Raises what keeps happening."""
+        self._deaths += 1
+        if self.place.url is not None or self._lab is None or self._deaths >= DEATHS:
+            raise error
+        self._close()
+        return str(error).partition("; `lab resume")[0]
+
+    def _stopped(self, run: RunId | None) -> RunDetail | None:
+        assert self._api is not None and run is not None
+        with suppress(NotPossible):
+            self._api.stop(run)
+        return self._api.run(run)
+
+    def _close(self) -> None:
+        self._stack.close()
+        self._stack, self._api, self._lab = ExitStack(), None, None
+
+    # --- what came of it
+
+    def _repeat(
+        self,
+        experiment: Experiment,
+        detail: RunDetail | None,
+        run: RunId | None,
+        reason: str | None,
+        began: float,
+        ended: float,
+        watch: _Watch,
+        energy: power.Reading,
+    ) -> Repeat:
+        history = [record for record in detail.history if record.round > 0] if detail else []
+        entry = self._ledger_entry(run) if history else {}
+        return Repeat(
+            seed=experiment.seed,
+            state="failed" if reason else "finished",
+            reason=reason,
+            run=run,
+            began=began,
+            ended=ended,
+            rounds=tuple(figures(record) for record in history),
+            data_hash=entry.get("data_hash"),
+            weights_hash=history[-1].weights_hash if history else None,
+            ledger_head=detail.head if detail else None,
+            workers=watch.workers,
+            aggregator_peak_bytes=watch.peak or None,
+            joules=power.read().joules_since(energy) if self.place.url is None else None,
+            grafana=self._window(run, began, ended),
+        )
+
+    def _ledger_entry(self, run: RunId | None) -> dict[str, str]:
+        assert self._api is not None
+        entries = self._api.ledger(str(run))
+        return dict(entries[0]) if entries else {}
+
+    def _window(self, run: RunId | None, began: float, ended: float) -> str | None:
+        if self.grafana is None or run is None:
+            return None
+        times = f"from={int(began * 1000)}&to={int(ended * 1000) + 5000}"
+        return f"{self.grafana.rstrip('/')}/d/lab-federation?{times}&var-run={run}"
+
+
+@dataclass
+class _Watch:
+    """What `follow` shows its progress to: looks at memory, disk and the time as it goes."""
+
+    show: Show
+    until: float  # Unix seconds
+    limit: Seconds
+    aggregator: int | None = None  # its process
+    peak: int = 0
+    workers: int = 0
+
+    def begin(self, experiment: Experiment) -> None: ...
+
+    def update(self, progress: Progress) -> None:
+        """Raises StorageFull where the run paused for want of room, TooSlow when its time is over."""
+        progress.take_notes()
+        self.workers = max(self.workers, sum(worker.state == "present" for worker in progress.workers))
+        if self.aggregator is not None:
+            with suppress(psutil.Error):
+                self.peak = max(self.peak, psutil.Process(self.aggregator).memory_info().rss)
+        if progress.run is not None and progress.run.state == "paused":
+            raise StorageFull(f"run {progress.run.id} cannot go on: {progress.run.reason or 'paused'}")
+        if time.time() > self.until and progress.run is not None and progress.run.state not in ENDED:
+            raise TooSlow(
+                f"took longer than time_limit = {self.limit:g} s, in round {progress.committed + 1}"
+            )
+        self.show.progress(progress)
+
+    def say(self, line: str, *, warn: bool = False) -> None:
+        self.show.say(line, warn=warn)
+
+    def end(self) -> None: ...

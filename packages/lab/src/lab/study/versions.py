@@ -1,0 +1,87 @@
+"""What a result depends on besides its experiment: code, packages, task and data, as hashes.
+
+Results are only comparable where these are the same; records.py refuses to put others beside each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from blake3 import blake3
+from pydantic import BaseModel, ConfigDict
+from roundtable.errors import InvalidData
+from roundtable.types import Array, Digest
+
+from lab import machine
+
+SOURCES = ("roundtable", "aggregator", "worker")  # what trains, adds up and evaluates; lab only watches
+PACKAGES = ("tensorflow", "keras", "numpy")
+
+
+class Versions(BaseModel):
+    """`labels` are the training set's, known before anything runs; a repeat's own hash covers all arrays."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    study: Digest
+    code: Digest
+    git_commit: str | None
+    packages: dict[str, str]
+    task: Digest | None
+    labels: Digest | None  # nothing where the data is elsewhere
+
+    def differs(self, kept: Versions) -> tuple[str, str] | None:
+        """(what was changed since `kept`, how to undo it); None where results can stand side by side."""
+        if kept.study != self.study:
+            return "the study file was changed", "restore it"
+        if kept.code != self.code:
+            commit = (kept.git_commit or "unknown")[:9]
+            return f"the code was changed (they are of git commit {commit})", f"check out {commit}"
+        for name, version in self.packages.items():
+            if kept.packages.get(name) != version:
+                before = kept.packages.get(name)
+                return f"{name} is {version} and was {before}", f"install {name} {before}"
+        if kept.task != self.task:
+            return "the task's source was changed", "restore it"
+        if kept.labels != self.labels and None not in (kept.labels, self.labels):
+            return "the data set is another", "restore the data"
+        return None
+
+
+def here(study: Digest, task: Digest | None, labels: Array | None) -> Versions:
+    """Of the code and packages that are installed here."""
+    environment = machine.here()
+    return Versions(
+        study=study,
+        code=_code(),
+        git_commit=environment.git_commit,
+        packages={name: environment.packages[name] for name in PACKAGES if name in environment.packages},
+        task=task,
+        labels=None if labels is None else _hash(labels),
+    )
+
+
+def _code() -> Digest:
+    """BLAKE3 over each source file's name and bytes, in order."""
+    digest = blake3()
+    for path, name in sorted(_files(), key=lambda found: found[1]):
+        body = path.read_bytes()
+        digest.update(f"{name} {len(body)}\n".encode() + body)
+    return digest.hexdigest()
+
+
+def _files() -> Iterable[tuple[Path, str]]:
+    for package in SOURCES:
+        spec = find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            raise InvalidData(f"{package} is not installed: run `make setup`")
+        for folder in map(Path, spec.submodule_search_locations):
+            for path in folder.rglob("*.py"):
+                yield path, f"{package}/{path.relative_to(folder).as_posix()}"
+
+
+def _hash(labels: Array) -> Digest:
+    return blake3(np.ascontiguousarray(labels, "<i8").tobytes()).hexdigest()

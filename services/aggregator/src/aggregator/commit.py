@@ -38,11 +38,6 @@ class Closing:
     plan: FoldPlan | None  # None for round 0, whose weights are there already
     accepted: Mapping[ClientId, Accepted]  # the participants' updates, in client order
 
-    @property
-    def nbytes(self) -> int:
-        """Of what is folded."""
-        return sum(update.nbytes for update in self.accepted.values())
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -220,15 +215,13 @@ def _record(closing: Closing, weights: Digest, entry: Digest, times: Times, byte
         round=close.round,
         attempt=close.trial,
         participants=close.participants,
-        late=len(close.late) - close.dropped,
-        dropped=close.dropped,
+        late=len(close.late),
         lost=close.lost,
         train_loss=sum(loss * count for loss, count in known) / weight if weight else None,
         num_examples=examples,
         started=times.started,
         committed=times.committed,
         seconds=max(times.committed - times.started, 0.0),
-        virtual_seconds=close.virtual_seconds,
         phases={
             "clients": max(times.closed - times.started, 0.0),
             "aggregate": max(times.committed - times.closed, 0.0),

@@ -73,35 +73,44 @@ bench-core: $(SETUP) ## Our coordination, rounds and memory against their refere
 
 # --- the lab in containers ---------------------------------------------------------------------------------------
 
-COMPOSE := docker compose
-SETTING = $(or $(shell sed -n 's/^$(1)=//p' .env 2>/dev/null | tail -n 1),$(2))
-GRAFANA = http://$(call SETTING,GRAFANA_BIND,127.0.0.1):$(call SETTING,GRAFANA_PORT,3000)
+SLOW ?= 0
+COMPOSE := docker compose --profile slow
+SETTING = $(or $($(1)),$(shell sed -n 's/^$(1)=//p' .env 2>/dev/null | tail -n 1),$(2))
+GRAFANA = http://$(subst 0.0.0.0,127.0.0.1,$(call SETTING,GRAFANA_BIND,127.0.0.1)):$(call SETTING,GRAFANA_PORT,3000)
 
 .PHONY: up
-up: docker ## The lab in containers with WORKERS=5 workers and Grafana; again, it goes on where it was
-	$(COMPOSE) up --detach --build --scale worker=$(WORKERS)
+up: ## The lab in containers: WORKERS=5 workers, SLOW=0 slow ones; again, it goes on where it was
+	@sh scripts/preflight.sh up "$(WORKERS)" "$(SLOW)"
+	@$(COMPOSE) up --detach --build --scale worker=$(WORKERS) --scale worker-slow=$(SLOW) || { \
+	  echo "make: the lab did not come up. What its containers said last:" >&2; \
+	  $(COMPOSE) logs --tail 1 aggregator influxdb >&2; exit 1; }
 	@echo "make: the lab is up. Watch it at $(GRAFANA) (make open), or with make logs; make down stops it"
 
 .PHONY: down
 down: docker ## Stop the lab in containers; runs, points and tokens stay
-	$(COMPOSE) --profile slow down
+	$(COMPOSE) down
 
 .PHONY: rerun
 rerun: docker ## Run the lab's experiment anew
-	$(COMPOSE) exec aggregator python -m aggregator rerun
+	@$(COMPOSE) exec aggregator python -m aggregator rerun
 
 .PHONY: logs
 logs: docker ## What the aggregator and the workers say, as it comes (Ctrl-C ends it)
-	$(COMPOSE) logs --follow --tail 50 aggregator worker
+	@$(COMPOSE) logs --follow --tail 50 aggregator worker worker-slow
 
 .PHONY: ps
 ps: docker ## The lab's containers
-	$(COMPOSE) ps
+	@$(COMPOSE) ps
 
 .PHONY: open
 open: ## Open Grafana in the browser
 	@for opener in xdg-open open; do $$opener $(GRAFANA) >/dev/null 2>&1 && exit 0; done; \
 	echo "make: no browser is known here: open $(GRAFANA)"
+
+.PHONY: own
+own: docker ## Give the lab's volumes back to it, where another user came to own them (a restored backup)
+	@$(COMPOSE) run --rm --no-deps --user 0 --cap-add CHOWN --cap-add DAC_OVERRIDE --entrypoint chown aggregator \
+	  -R lab:lab /state /tokens/join /tokens/admin
 
 .PHONY: certs
 certs: $(SETUP) ## TLS for the lab: its own certificate authority and certificate, in certs/ (docs/devices.md)
@@ -113,19 +122,20 @@ dashboards: $(SETUP) ## Write Grafana's dashboards from monitoring/grafana/dashb
 
 .PHONY: docker
 docker:
-	@docker info >/dev/null 2>&1 || { echo "make: no Docker engine answers here (docker info says why); make demo needs none" >&2; exit 1; }
-	@docker compose version >/dev/null 2>&1 || { echo "make: Docker has no compose plugin: install Docker Compose 2.26 or later" >&2; exit 1; }
+	@sh scripts/preflight.sh engine
 
 # --- clearing up -------------------------------------------------------------------------------------------------
 
 .PHONY: clean
-clean: ## Remove what was installed and cached here; asks before it removes the containers' volumes; runs/ stays
-	@if docker info >/dev/null 2>&1 && [ -n "$$($(COMPOSE) ps --all --quiet 2>/dev/null)$$(docker volume ls --quiet --filter label=com.docker.compose.project=roundtable)" ]; then \
-	  printf "make: remove the lab's containers and volumes too: every run, point and token in them? [y/N] "; \
-	  read answer; case "$$answer" in [yY]*) $(COMPOSE) --profile slow down --volumes ;; *) echo "make: they stay" ;; esac; \
+clean: ## Remove what was installed and cached here and, if you say so, the containers' volumes: asks first; runs/ stays
+	@ask() { printf "make: remove %s? [y/N] " "$$1"; read -r answer || echo; case $$answer in [yY]*) ;; *) echo "make: kept"; return 1 ;; esac; }; \
+	if ask "what was installed and cached here (.venv, .uv, caches)"; then \
+	  rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis bench-core.json; \
+	  find packages services tests -type d -name __pycache__ -prune -exec rm -rf {} +; \
+	fi; \
+	if docker info >/dev/null 2>&1 && [ -n "$$($(COMPOSE) ps --all --quiet 2>/dev/null)$$(docker volume ls --quiet --filter label=com.docker.compose.project=roundtable)" ]; then \
+	  ! ask "the lab's containers and volumes, with every run, point and token in them" || $(COMPOSE) down --volumes; \
 	fi
-	rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis bench-core.json
-	find packages services tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # --- how things get installed ------------------------------------------------------------------------------------
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,11 +21,12 @@ else:
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = (ROOT / "compose.yaml").read_text(encoding="utf-8")
+ADDED = ("compose.tls.yaml", "compose.gpu.yaml")  # to it, by COMPOSE_FILE
 SERVICES: dict[str, dict[str, Any]] = YAML(typ="safe").load(COMPOSE)["services"]
 STEPS = ("influxdb-setup",)  # that end by themselves
 
 
-@pytest.mark.parametrize("name", ["compose.yaml", "tests/stack/compose.test.yaml"])
+@pytest.mark.parametrize("name", ["compose.yaml", *ADDED, "tests/stack/compose.test.yaml"])
 def test_compose_files_are_as_the_schema_says(name: str) -> None:
     command = [Path(sys.executable).with_name("check-jsonschema"), "--builtin-schema", "vendor.compose-spec"]
     done = subprocess.run([*command, ROOT / name], capture_output=True, text=True)
@@ -37,8 +41,63 @@ def test_telegrafs_files_are_toml(file: Path) -> None:
     assert set(tables) <= {"agent", "inputs", "outputs", "processors"}
 
 
-def test_every_setting_of_the_compose_file_is_told_with_its_default_and_no_other() -> None:
-    used = {name: default or "" for name, default in re.findall(r"\$\{(\w+)(?::?-([^}]*))?\}", COMPOSE)}
+def together(*names: str, **settings: str) -> dict[str, Any]:
+    """What Compose makes of these files; it needs no engine for that."""
+    if shutil.which("docker") is None:
+        pytest.skip("there is no docker command here")
+    files = [word for name in names for word in ("-f", name)]
+    command = ["docker", "compose", "--env-file", os.devnull, "--profile", "slow", *files, "config"]
+    done = subprocess.run(
+        [*command, "--format", "json"], cwd=ROOT, env=os.environ | settings, capture_output=True, text=True
+    )
+    if "is not a docker command" in done.stderr:
+        pytest.skip("Docker has no compose plugin here")
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)["services"]
+    return found
+
+
+@pytest.mark.parametrize("added", ADDED)
+def test_what_is_added_goes_together_with_it(added: str) -> None:
+    assert set(SERVICES) <= set(together("compose.yaml", added))
+
+
+def test_with_gpus_the_workers_are_given_them_and_telegraf_may_look() -> None:
+    services = together("compose.yaml", *ADDED)
+    given = {
+        name: service["deploy"]["resources"]["reservations"]["devices"][0]
+        for name, service in services.items()
+        if "reservations" in service.get("deploy", {}).get("resources", {})
+    }
+    assert set(given) == {"worker", "worker-slow", "telegraf"}
+    for name, device in given.items():
+        assert device["driver"] == "nvidia" and device["count"] == -1
+        assert set(device["capabilities"]) == {"gpu", "utility"} | (
+            {"compute"} if "worker" in name else set()
+        )
+    for name in ("worker", "worker-slow"):  # all else is as it was
+        assert services[name]["build"]["args"]["TENSORFLOW"] == "from-base"
+        assert services[name]["image"] == "roundtable-worker-gpu"
+        assert services[name]["read_only"] and services[name]["deploy"]["resources"]["limits"]["memory"]
+
+
+def test_the_slow_profile_is_the_same_worker_with_a_quarter_of_the_cpu_and_less_memory() -> None:
+    services = together("compose.yaml")
+    worker, slow = services["worker"], services["worker-slow"]
+    fast, few = worker.pop("deploy")["resources"]["limits"], slow.pop("deploy")["resources"]["limits"]
+    assert float(few["cpus"]) == float(fast["cpus"]) / 4
+    assert int(few["memory"]) < int(fast["memory"])
+    assert slow.pop("profiles") == ["slow"] and "profiles" not in worker
+    assert slow == worker
+
+
+def test_every_setting_of_the_compose_files_is_told_with_its_default_and_no_other() -> None:
+    files = [COMPOSE, *((ROOT / name).read_text(encoding="utf-8") for name in ADDED)]
+    used = {
+        name: default or ""
+        for text in files
+        for name, default in re.findall(r"\$\{(\w+)(?::?-([^}]*))?\}", text)
+    }
     told = dict(re.findall(r"^#(\w+)=(.*)$", (ROOT / ".env.example").read_text(encoding="utf-8"), re.M))
     assert told == used
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from roundtable.errors import InvalidExperiment
 from roundtable.experiment import Experiment, parse
-from roundtable.fleet import Conditions, Fleet, Load, in_order, transfer
+from roundtable.fleet import Conditions, Fleet, Load, play, transfer
 from roundtable.machines import Machines, Profile
 from roundtable.weights import ArraySpec, Manifest
 
@@ -151,13 +151,25 @@ def test_an_arrival_is_the_sum_of_its_parts() -> None:
 
 
 def test_a_load_has_the_bytes_of_the_arrays_on_the_wire() -> None:
-    assert Load.of(MANIFEST, "float32", False, 7) == Load(samples=7, bytes_down=208, bytes_up=208)
-    assert Load.of(MANIFEST, "float16", False, 7) == Load(samples=7, bytes_down=108, bytes_up=108)
-    assert Load.of(MANIFEST, "float32", True, 7) == Load(samples=7, bytes_down=408, bytes_up=608)
+    training = {"epochs": 7}
+    assert Load.of(experiment({}, training=training), MANIFEST, 3) == Load(21, 208, 208)
+    half = experiment({}, training=training, wire="float16")
+    assert Load.of(half, MANIFEST, 1) == Load(7, 108, 108)
+    controls = experiment({}, strategy={"objective": {"name": "control-variates"}})
+    assert Load.of(controls, MANIFEST, 7) == Load(7, 408, 608)
 
 
-def test_what_arrives_at_once_counts_in_client_order() -> None:
-    assert in_order({3: 1.0, 1: 2.0, 2: 1.0}) == [(1.0, 2), (1.0, 3), (2.0, 1)]
+def test_a_round_ends_when_enough_are_in_or_at_its_deadline() -> None:
+    arrivals = {3: 1.0, 1: 2.0, 2: 1.0, 0: 3.0}
+    assert play(arrivals, 4, None) == ((0, 1, 2, 3), 3.0)
+    assert play(arrivals, 1, None) == ((2,), 1.0)  # of those in at once, the lower one
+    assert play(arrivals, 3, 2.0) == ((1, 2, 3), 2.0)
+    assert play(arrivals, 4, 2.5) == ((1, 2, 3), 2.5)  # the deadline is waited for
+    assert play(arrivals, 4, 0.5) == ((), 0.5)
+    assert play({}, 2, 7.0) == ((), 7.0)
+
+
+def test_a_link_without_a_limit_takes_no_time() -> None:
     assert transfer(1_000_000, 8) == 1.0
     assert transfer(1_000_000, None) == 0.0
 

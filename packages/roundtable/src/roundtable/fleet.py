@@ -18,6 +18,7 @@ from typing import Final
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from roundtable.experiment import Experiment
 from roundtable.machines import PLAIN, Machines, Profile
 from roundtable.types import ClientId, Seconds
 from roundtable.weights import Manifest
@@ -55,14 +56,16 @@ class Load:
     bytes_up: int
 
     @classmethod
-    def of(cls, manifest: Manifest, wire: str, controls: bool, samples: int) -> Load:
-        """The arrays' bytes as `wire` sends them. Headers and accounts, a few hundred bytes that vary, are
-        left out, and arrays that would overflow as float16 taken to fit: so it repeats.
+    def of(cls, experiment: Experiment, manifest: Manifest, examples: int) -> Load:
+        """Of a client with so many examples. Bytes are those of the arrays as the wire sends them: headers
+        and accounts, a few hundred bytes that vary, are left out, and arrays that would overflow as float16
+        are taken to fit. So it repeats.
 
-        With `controls` (SCAFFOLD) a broadcast comes down besides, and a change and a state go up.
+        With control variates (SCAFFOLD) a broadcast comes down besides, and a change and a state go up.
         """
-        weights, controlled = _wire_bytes(manifest, wire), _wire_bytes(manifest.trainable, wire) * controls
-        return cls(samples=samples, bytes_down=weights + controlled, bytes_up=weights + 2 * controlled)
+        weights = _wire_bytes(manifest, experiment.wire)
+        controls = _wire_bytes(manifest.trainable, experiment.wire) * experiment.strategy.objective.controls
+        return cls(examples * experiment.training.epochs, weights + controls, weights + 2 * controls)
 
 
 class Fleet:
@@ -78,6 +81,10 @@ class Fleet:
             self._names |= {int(client): name for client in order[first : first + size]}
             first += size
         self._availability = np.array([self.profile(client).availability for client in range(clients)])
+
+    @property
+    def virtual(self) -> bool:
+        return self.machines.clock == "virtual"
 
     def name(self, client: ClientId) -> str | None:
         """Its profile's; None: the plain machine."""
@@ -136,9 +143,19 @@ def transfer(nbytes: int, mbit: float | None) -> Seconds:
     return 0.0 if mbit is None else nbytes / (mbit * MBIT)
 
 
-def in_order(arrivals: Mapping[ClientId, Seconds]) -> list[tuple[Seconds, ClientId]]:
-    """As they come in; at the same instant by client."""
-    return sorted((seconds, client) for client, seconds in arrivals.items())
+def play(
+    arrivals: Mapping[ClientId, Seconds], target: int, deadline: Seconds | None
+) -> tuple[tuple[ClientId, ...], Seconds]:
+    """Whose updates are in when a round ends, ascending, and when that is, in seconds after it began.
+
+    It ends when `target` updates are in, at the same instant the lower client first, or at the deadline; what
+    comes with the deadline is in. Without a deadline all have to come.
+    """
+    ordered = sorted((seconds, client) for client, seconds in arrivals.items())
+    counted = [(seconds, client) for seconds, client in ordered if deadline is None or seconds <= deadline]
+    counted = counted[:target]
+    ended = counted[-1][0] if len(counted) == target or deadline is None else deadline
+    return tuple(sorted(client for _, client in counted)), ended
 
 
 _PLAIN_CONDITIONS: Final = Conditions()

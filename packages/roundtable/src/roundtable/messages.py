@@ -198,6 +198,7 @@ class RoundRecord(Reply):
     attempt: int = 1
     participants: tuple[ClientId, ...] = ()
     late: int = 0  # asked, but cut by the deadline or by over-sampling
+    dropped: int = 0  # asked, and the update got lost on the way (machines.profiles)
     lost: int = 0  # orders issued again because their worker was lost or failed
     accuracy: float | None = None
     loss: float | None = None
@@ -208,6 +209,7 @@ class RoundRecord(Reply):
     started: float = 0.0  # Unix seconds: the first order of the round issued
     committed: float = 0.0
     seconds: float = 0.0  # committed − started
+    virtual_seconds: float | None = None  # virtual clock: what the round would have taken, retries included
     phases: dict[str, float] = {}  # "clients": orders out to last update in; "aggregate": fold to commit
     bytes_up: int = 0
     bytes_down: int = 0

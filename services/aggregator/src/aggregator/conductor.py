@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 
 from roundtable.errors import RoundtableError, StorageFull
+from roundtable.fleet import Load
 from roundtable.messages import Evaluated
 from roundtable.types import Seconds
 
@@ -115,6 +116,7 @@ class Conductor:
 
     async def deliver(self, delivery: Delivery) -> bool:
         """Whether the same reply was in before. Raises what the machine rejects it with, and StorageFull."""
+        delivery = self._stamped(delivery)
         event, run = delivery.event, self.run
         if isinstance(event, UpdateArrived) and event.key.client not in run.machine.arrived:
             run.recording = event.key.client  # not shown as arrived before it would survive a kill
@@ -125,6 +127,18 @@ class Conductor:
         if isinstance(answer, RoundtableError):
             raise answer
         return isinstance(answer, AcceptAgain)
+
+    def _stamped(self, delivery: Delivery) -> Delivery:
+        """By the virtual clock, with when it would have been in."""
+        event, content, run = delivery.event, delivery.content, self.run
+        fleet, manifest = run.machine.fleet, run.manifest
+        if not isinstance(event, UpdateArrived) or not isinstance(content, Checked):
+            return delivery
+        if fleet is None or not fleet.virtual or manifest is None:
+            return delivery
+        load = Load.of(run.experiment, manifest, content.account.num_examples)
+        arrival = fleet.arrival(event.key.round, event.key.trial, event.key.client, load)
+        return replace(delivery, event=replace(event, arrival=arrival))
 
     async def _carry_out(self, event: Event, delivery: Delivery | None) -> Command | RoundtableError | None:
         answer: Command | RoundtableError | None = None

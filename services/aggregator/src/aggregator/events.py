@@ -82,6 +82,7 @@ class UpdateArrived:
     worker: WorkerId
     digest: Digest
     now: Seconds
+    arrival: Seconds = 0.0  # virtual clock: when it would have been in, after its client was asked
 
 
 @dataclass(frozen=True)
@@ -248,6 +249,8 @@ class Close:
     participants: tuple[ClientId, ...]
     late: tuple[ClientId, ...]  # asked, not in
     lost: int  # orders that had to be issued again
+    dropped: int = 0  # of those late: their machines lost the update (machines.profiles)
+    virtual_seconds: Seconds | None = None  # virtual clock: how long the round took, retries included
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from roundtable.fleet import Load
 from roundtable.messages import Account
 from roundtable.strategy.part import Seen
-from roundtable.types import ClientId, Digest, RunId, WorkerId
+from roundtable.types import ClientId, Digest, RunId, Seconds, WorkerId
+from roundtable.weights import Manifest
 
 from aggregator.events import Key
-from aggregator.rows import CommitRow, OpenRound, RunRow
+from aggregator.rows import Accepted, CommitRow, OpenRound, RunRow
 from aggregator.store import Store
-from aggregator.terms import Issued, Recovered
+from aggregator.terms import Issued, Recovered, Settings
 
 
 @dataclass(frozen=True)
@@ -43,16 +45,15 @@ def recover(store: Store, run: RunId) -> Known:
         for row in attempts
         if row.round >= committed
     }
+    updates = store.updates(run, begun.round, begun.trial) if begun else {}
     recovered = Recovered(
         committed=committed,
         initialized=row.initial if committed < 0 else None,
         accuracies={commit.round: commit.accuracy for commit in commits if commit.scored},
         trial=begun.trial if begun else 0,
         cohort=begun.cohort if begun else (),
-        accepted={
-            client: update.digest
-            for client, update in (store.updates(run, begun.round, begun.trial) if begun else {}).items()
-        },
+        accepted={client: update.digest for client, update in updates.items()},
+        arrivals=_arrivals(row, updates),
         evaluated=frozenset(
             Key(done.round, "evaluate", done.trial, done.client, done.shard)
             for done in store.evaluations(run, committed)
@@ -67,6 +68,18 @@ def recover(store: Store, run: RunId) -> Known:
     )
     workers = frozenset(attempt.worker for attempt in attempts)
     return Known(row, recovered, commits, store.client_states(run), begun, workers)
+
+
+def _arrivals(row: RunRow, updates: Mapping[ClientId, Accepted]) -> dict[ClientId, Seconds]:
+    """By the virtual clock: when accepted updates would have been in."""
+    fleet = Settings.of(row.id, row.experiment, row.participants).fleet
+    if fleet is None or not fleet.virtual or row.initialized is None:
+        return {}
+    manifest, arrivals = Manifest(row.initialized.arrays), {}
+    for client, update in updates.items():
+        load = Load.of(row.experiment, manifest, update.account.num_examples)
+        arrivals[client] = fleet.arrival(update.round, update.trial, client, load)
+    return arrivals
 
 
 def seen(round_number: int, account: Account) -> Seen:

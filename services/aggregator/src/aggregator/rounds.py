@@ -39,6 +39,10 @@ is there, and without it the phase cannot end. It shows (Show "waiting", with th
 (Wake), after which the run fails naming the remedy, and the arrival of a worker ends it; the round goes on
 where it was, its deadline anew.
 
+The virtual clock (`machines.clock`). A round then takes in every update that its cohort's machines do not
+lose, each with the time at which it would have been in. Once all are there `_play` lets them come in that
+order, under the rules above; no deadline is waited for. Waiting for workers is real all the same.
+
 Every handler changes the facts and then calls `_go_on`, which does whatever the facts allow by now.
 """
 
@@ -50,6 +54,7 @@ from enum import Enum
 from typing import Any, Final, Literal, TypeAlias
 
 from roundtable.errors import AlreadyAccepted, IllegalTransition, NotAsked, Stale, StorageFull
+from roundtable.fleet import LOOKS, Fleet, play
 from roundtable.messages import RunState
 from roundtable.types import ClientId, Digest, Seconds, WorkerId
 
@@ -116,6 +121,11 @@ class Under:
     accepted: dict[ClientId, Digest] = field(default_factory=dict)
     lost: int = 0  # orders that had to be issued again
     deadline_at: Seconds | None = None
+    # virtual clock
+    coming: int = 0  # how many of the cohort's updates do not get lost
+    arrivals: dict[ClientId, Seconds] = field(default_factory=dict)  # when they would have been in
+    counted: tuple[ClientId, ...] = ()  # once the cohort is cut: who of those accepted was in by then
+    seconds: Seconds = 0.0  # and when that was
 
     def key(self, client: ClientId) -> Key:
         return Key(self.number, "train", self.trial, client)
@@ -148,7 +158,12 @@ class Rounds:
         self._history = dict(known.history)
         self._first = known.initialized
         self._under = Under(
-            known.committed + 1, known.trial or 1, known.cohort, dict(known.accepted), known.lost
+            known.committed + 1,
+            known.trial or 1,
+            known.cohort,
+            dict(known.accepted),
+            known.lost,
+            arrivals=dict(known.arrivals),
         )
         self._scores = dict(sorted(known.accuracies.items()))
         self._evaluated = known.evaluated  # before a restart
@@ -212,6 +227,11 @@ class Rounds:
         return dict(sorted(self._staff.homes.items()))
 
     @property
+    def fleet(self) -> Fleet | None:
+        """Unequal machines; None: all are plain, by the real clock."""
+        return self._settings.fleet
+
+    @property
     def pinned_clients(self) -> Mapping[str, ClientId]:
         """Node name → client; empty in a portable run, and until every node has been there once."""
         return dict(self._staff.nodes)
@@ -249,12 +269,20 @@ class Rounds:
             return
         if self._phase is Phase.GATHERING:
             self._begin(now)
+            if self._ended is not None:
+                return
         if self._book.changed:
             gives, again = deal(self._book, self._staff)
             self._say(*gives)
             self._under.lost += again
-        if self._phase is Phase.TRAINING and len(self._under.accepted) >= self._target:
-            self._cut()
+        if self._phase is Phase.TRAINING:
+            if self._settings.virtual:
+                if len(self._under.accepted) == self._under.coming:
+                    self._play(now)
+            elif len(self._under.accepted) >= self._target:
+                self._cut()
+            if self._ended is not None:
+                return
         scoring = self._scoring
         if scoring is not None and not scoring.open and not scoring.asked:
             scoring.asked = True
@@ -291,10 +319,12 @@ class Rounds:
         if cohort:
             self._phase = Phase.TRAINING
             under.cohort = cohort
+            missing = self._missing()
+            under.coming = len(missing)
             self._say(BeginRound(under.number, under.trial, cohort))
             self._arm(now)
             staff.gather(cohort)
-            self._book.want(map(under.key, cohort))
+            self._book.want(map(under.key, missing))
 
     def _draw(self) -> tuple[ClientId, ...]:
         """The cohort of the next round; empty while it could not reach its quorum."""
@@ -304,13 +334,25 @@ class Rounds:
             return tuple(sorted(forced)) if set(forced) <= set(eligible) else ()
         if len(eligible) < self._needed:
             return ()
+        on = settings.on(under.number, under.trial, eligible)
+        if not on:
+            self._end(
+                "failed",
+                f"round {under.number}: it needs {self._needed} clients that are on, and {LOOKS} looks never"
+                " found so many: raise the availability in machines.profiles or lower rounds.quorum",
+            )
+            return ()
         size = settings.asked(under.number)
-        return settings.sampler.sample(
-            settings.seed, under.number, under.trial, eligible, size, self._history
-        )
+        return settings.sampler.sample(settings.seed, under.number, under.trial, on, size, self._history)
+
+    def _missing(self) -> list[ClientId]:
+        """Whose updates are to come; by the virtual clock nobody trains for an update that gets lost."""
+        under, settings = self._under, self._settings
+        lost = settings.dropped(*under.place, under.cohort) if settings.virtual else ()
+        return [client for client in under.cohort if client not in under.accepted and client not in lost]
 
     def _arm(self, now: Seconds) -> None:
-        if self._settings.deadline is not None:
+        if self._settings.deadline is not None and not self._settings.virtual:
             self._under.deadline_at = now + self._settings.deadline
 
     def _evaluate_if_due(self) -> None:
@@ -342,6 +384,15 @@ class Rounds:
 
     # --- ending ------------------------------------------------------------------------------------------
 
+    def _play(self, now: Seconds) -> None:
+        """The virtual clock: all that will come is in, and happens now in the order that it would have."""
+        under = self._under
+        under.counted, under.seconds = play(under.arrivals, self._target, self._settings.deadline)
+        if len(under.counted) >= self._needed:
+            self._cut()
+        else:
+            self._missed(len(under.counted), now)
+
     def _cut(self) -> None:
         """The cohort is complete, or cut by the deadline: nobody else gets in."""
         self._withdraw("train")
@@ -349,10 +400,21 @@ class Rounds:
         self._phase = Phase.HOLDING
 
     def _close(self) -> None:
-        under = self._under
-        late = tuple(client for client in under.cohort if client not in under.accepted)
+        under, settings = self._under, self._settings
+        participants = under.counted if settings.virtual else self.arrived
+        late = tuple(sorted(set(under.cohort) - set(participants)))
+        dropped = len(settings.dropped(*under.place, late))
+        virtual = (under.trial - 1) * (settings.deadline or 0.0) + under.seconds if settings.virtual else None
         self._phase = Phase.CLOSING
-        self._say(Close(under.number, under.trial, self.arrived, late, under.lost))
+        self._say(Close(under.number, under.trial, participants, late, under.lost, dropped, virtual))
+
+    def _missed(self, arrived: int, now: Seconds) -> None:
+        """The deadline found too few."""
+        self._retry(
+            f"had {arrived} of the {self._needed} updates it needs at its deadline of"
+            f" {self._settings.deadline:g} s: raise rounds.deadline or lower rounds.quorum",
+            now,
+        )
 
     def _retry(self, why: str, now: Seconds) -> None:
         """Another sample for the same round, if there may be one."""
@@ -405,6 +467,8 @@ class Rounds:
             return staff.nobody() or staff.too_few(self._needed)
         if idle["initialize"] or idle["evaluate"]:
             return staff.nobody()
+        if self._phase is Phase.TRAINING and self._settings.virtual:
+            return staff.nobody() if idle["train"] else None
         if self._phase is Phase.TRAINING and len(under.cohort) - len(idle["train"]) < self._needed:
             return staff.nobody() or staff.too_few(self._needed)
         return None
@@ -429,8 +493,10 @@ class Rounds:
             self._phase = Phase.HOLDING
         elif under.cohort:
             self._phase = Phase.TRAINING
+            missing = self._missing()
+            under.coming = len(under.accepted) + len(missing)
             self._arm(event.now)
-            self._book.want(under.key(client) for client in under.cohort if client not in under.accepted)
+            self._book.want(map(under.key, missing))
         else:
             self._phase = Phase.GATHERING
         self._settle()
@@ -499,9 +565,10 @@ class Rounds:
             self._book.reopen(key, self._staff.present)
         elif key == under.key(key.client) and key.client in under.accepted:
             del under.accepted[key.client]
+            under.arrivals.pop(key.client, None)
             self._paused_in = Phase.TRAINING
             self._book.reopen(key, self._staff.present)
-            missing = [under.key(client) for client in under.cohort if client not in under.accepted]
+            missing = map(under.key, self._missing())
             self._book.want(key for key in missing if key not in self._book.open)
 
     def _resume(self, event: ResumeAsked) -> None:
@@ -574,11 +641,7 @@ class Rounds:
             if len(under.accepted) >= self._needed:
                 self._cut()
             elif self._wait_until is None or len(self._staff.eligible()) >= self._needed:
-                self._retry(
-                    f"had {len(under.accepted)} of the {self._needed} updates it needs at its deadline of"
-                    f" {self._settings.deadline:g} s: raise rounds.deadline or lower rounds.quorum",
-                    now,
-                )
+                self._missed(len(under.accepted), now)
                 return
         if self._wait_until is not None and now >= self._wait_until:
             why = f"waited {self._settings.wait_for_workers:g} s for workers: {self._obstacle()}"
@@ -615,6 +678,7 @@ class Rounds:
             self._reject(key, Stale(f"round {key.round} has enough updates without it: drop it"))
         elif self._awaited(event, "train"):
             under.accepted[key.client] = event.digest
+            under.arrivals[key.client] = event.arrival
             self._accept(key, event.digest, event.now)
 
     def _evaluation_arrived(self, event: EvaluationArrived) -> None:

@@ -6,11 +6,12 @@ Plain frozen values between `experiment` and the store on one side and `rounds` 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from roundtable.experiment import Experiment
+from roundtable.fleet import Fleet
 from roundtable.strategy import Sampler
 from roundtable.strategy.part import Seen
 from roundtable.types import ClientId, Digest, RunId, Seconds, WorkerId
@@ -42,11 +43,15 @@ class Settings:
     patience: int | None
     sampler: Sampler
     participants: Cohorts | None = None  # replay: exactly these, whatever the sampler says
+    fleet: Fleet | None = None  # unequal machines; None: all are plain, by the real clock
 
     @classmethod
     def of(cls, run: RunId, experiment: Experiment, participants: Cohorts | None = None) -> Settings:
-        """With `participants` (a replay) nothing cuts a cohort, and the run ends with the last one named."""
-        rounds, replay = experiment.rounds, participants is not None
+        """With `participants` (a replay) nothing cuts a cohort, all machines are plain, and the run ends with
+        the last one named.
+        """
+        rounds, replay, machines = experiment.rounds, participants is not None, experiment.machines
+        unequal = machines.clock == "virtual" or machines.profiles
         return cls(
             run=run,
             seed=experiment.seed,
@@ -66,7 +71,15 @@ class Settings:
             patience=experiment.stop.patience,
             sampler=experiment.strategy.sampler,
             participants=participants,
+            fleet=Fleet(machines, experiment.clients.count, experiment.seed)
+            if unequal and not replay
+            else None,
         )
+
+    @property
+    def virtual(self) -> bool:
+        """Whether what counts is when updates would have been in."""
+        return self.fleet is not None and self.fleet.virtual
 
     def cohort_of(self, round_number: int) -> int:
         """How many updates make the round complete."""
@@ -79,6 +92,19 @@ class Settings:
     def needed(self, round_number: int) -> int:
         """The quorum: with fewer updates a round is never closed."""
         return max(_ceil(self.cohort_of(round_number) * self.quorum), 1)
+
+    def on(self, round_number: int, trial: int, eligible: Sequence[ClientId]) -> Sequence[ClientId]:
+        """Who of the eligible has a machine that is on; nobody where they never suffice."""
+        if self.fleet is None:
+            return eligible
+        return self.fleet.on(round_number, trial, eligible, self.needed(round_number))
+
+    def dropped(self, round_number: int, trial: int, clients: Sequence[ClientId]) -> frozenset[ClientId]:
+        """Those whose machines lose the update."""
+        fleet = self.fleet
+        if fleet is None:
+            return frozenset()
+        return frozenset(client for client in clients if fleet.drops(round_number, trial, client))
 
     def due(self, round_number: int) -> bool:
         """Whether the weights of this round are evaluated."""
@@ -122,6 +148,7 @@ class Recovered:
     trial: int = 0
     cohort: tuple[ClientId, ...] = ()
     accepted: Mapping[ClientId, Digest] = field(default_factory=dict)
+    arrivals: Mapping[ClientId, Seconds] = field(default_factory=dict)  # virtual clock: of those accepted
     evaluated: frozenset[Key] = frozenset()  # accepted evaluations of round `committed`
     issued: Mapping[Key, Issued] = field(default_factory=dict)  # the latest Give of each key that is not in
     lost: int = 0

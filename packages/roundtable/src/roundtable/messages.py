@@ -269,3 +269,17 @@ class Event(Reply):
     round: RoundRecord | None = None
     workers: tuple[WorkerView, ...] | None = None
     note: str | None = None
+
+
+class LabEvent(Reply):
+    """One server-sent event of the lab's own stream: all runs, and what `Event` says of those not ended."""
+
+    seq: int
+    kind: Literal["runs", "run", "round", "workers", "note"]
+    at: float  # Unix seconds: the aggregator's clock when this was said
+    of: RunId | None = None  # round, note: whose
+    runs: tuple[RunView, ...] | None = None  # oldest first
+    run: RunView | None = None
+    round: RoundRecord | None = None
+    workers: tuple[WorkerView, ...] | None = None
+    note: str | None = None

@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from aggregator import problems
-from aggregator.routes import orders, runs, telemetry, workers
+from aggregator.routes import orders, page, runs, telemetry, workers
 from aggregator.routes.access import SCHEMES
 from aggregator.service import Service
 
@@ -27,7 +27,7 @@ def create_app(service: Service) -> FastAPI:
     app.state.service = service
     app.add_middleware(problems.BoundedJson)
     problems.install(app)
-    for module in (workers, orders, runs, telemetry):
+    for module in (workers, orders, runs, telemetry, page):
         app.include_router(module.router)
 
     @app.get("/healthz", tags=["health"])

@@ -21,7 +21,7 @@ from aggregator.commit import tidy
 from aggregator.conductor import Conductor, how_to_resume
 from aggregator.desk import Desk
 from aggregator.events import End, Event, PauseAsked, ResumeAsked, Started, StopAsked, WorkerArrived
-from aggregator.feed import Feed
+from aggregator.feed import Feed, LabFeed, numbers
 from aggregator.files import RunFiles
 from aggregator.gathering import PATIENCE, Gathering
 from aggregator.logs import note, trouble
@@ -64,6 +64,8 @@ class Runs:
         self.folding = OneThread("fold")
         self.active: Conductor | None = None
         self._feeds: dict[RunId, Feed] = {}  # of runs that have not ended
+        self._versions = numbers(clock)
+        self.lab = LabFeed(clock, self._versions, self.views, workers, lambda: self._feeds.values())
         self._gatherings: dict[RunId, Gathering] = {}  # of runs that wait for workers before they begin
         self._alarm: Timer | None = None  # when to look at the first of these again
 
@@ -112,6 +114,7 @@ class Runs:
         return self.active.run if self.active else None
 
     def workers_changed(self) -> None:
+        self.lab.workers_changed()
         if self.live is not None:
             self.live.feed.workers_changed()
 
@@ -133,6 +136,7 @@ class Runs:
 
     def release(self) -> None:
         """Send all watchers home."""
+        self.lab.close()
         for feed in self._feeds.values():
             feed.close()
 
@@ -358,7 +362,11 @@ class Runs:
         feed.follow(lambda: last.model_copy(update={"state": state, "reason": reason, "ended": ended}))
         feed.run_changed()
         feed.close()
+        self.lab.runs_changed()
 
     async def _open_feed(self, row: RunRow) -> None:
         view = await self.storing.call(self.archive.stored, row)
-        self._feeds[row.id] = Feed(self._clock, lambda: view, self._workers)
+        self._feeds[row.id] = Feed(
+            self._clock, lambda: view, self._workers, self._versions, changed=self.lab.ring
+        )
+        self.lab.runs_changed()

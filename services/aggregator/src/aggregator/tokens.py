@@ -46,6 +46,19 @@ class Tokens:
                 "this is not the aggregator's read token, nor its admin token: read the token file again"
             )
 
+    @property
+    def cookie_name(self) -> str:
+        """Another one for each lab: browsers send cookies to every port of a host."""
+        return "roundtable_" + hmac.digest(self.secret.encode(), b"cookie", "sha256").hex()[:8]
+
+    @property
+    def cookie(self) -> str:
+        """What the browser of someone who gave the read token keeps; a new token makes it worthless."""
+        return hmac.digest(self.secret.encode(), f"reader {self.read}".encode(), "sha256").hex()
+
+    def knows_cookie(self, value: str | None) -> bool:
+        return hmac.compare_digest((value or "").encode(), self.cookie.encode())
+
     def session(self, worker: WorkerId) -> str:
         return _session(self.secret, worker)
 

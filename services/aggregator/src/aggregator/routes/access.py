@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from fastapi import Request
 from roundtable.messages import Message
 from roundtable.types import WorkerId
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from aggregator.service import Service
@@ -34,9 +37,38 @@ def authorization(request: Request) -> str | None:
     return request.headers.get("authorization")
 
 
-def check_reader(request: Request) -> None:
-    """Raises Unauthorized, where looking needs a token."""
-    service_of(request).tokens.check_reader(authorization(request))
+async def check_reader(request: Request) -> None:
+    """Raises Unauthorized, where looking needs a token; where it needs none, the host must be our own."""
+    tokens = service_of(request).tokens
+    if tokens.read is None:
+        check_host(request)
+    elif not tokens.knows_cookie(request.cookies.get(tokens.cookie_name)):
+        tokens.check_reader(authorization(request))
+
+
+def check_host(request: Request) -> None:
+    """Against DNS rebinding, where whoever reaches the service may read: a page elsewhere that has its own
+    name point here would be of the same origin. Addresses, localhost and names without a dot (containers,
+    machines) cannot be such a name.
+    """
+    host = request.headers.get("host", "")
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        if "." in name.rstrip(".") and not name.endswith(".localhost"):
+            ip_address(name)
+    except ValueError:
+        raise HTTPException(
+            421,
+            f"Host {host:.100}: is not this machine's: use its address, or, to publish it under a name, set "
+            "PUBLISHED_ON to an address beyond loopback (reading then takes the read token)",
+        ) from None
+
+
+async def check_origin(request: Request) -> None:
+    """Refuses what a page of another site has a browser send; programs send no Origin."""
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc.lower() != request.headers.get("host", "").lower():
+        raise HTTPException(403, f"Origin {origin:.100}: requests from other sites' pages are refused")
 
 
 def worker_of(request: Request) -> WorkerId:

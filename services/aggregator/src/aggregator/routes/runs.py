@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import StreamingResponse
 from pydantic import TypeAdapter
-from roundtable.errors import InvalidInput
+from roundtable import experiment as experiments
+from roundtable.errors import InvalidExperiment, InvalidInput
+from roundtable.experiment import Experiment
 from roundtable.messages import CreateRun, RunDetail, RunView
 from roundtable.types import RunId
 from starlette.responses import Response
 
 from aggregator.bodies import ContentFile
-from aggregator.routes.access import ADMIN, READ, authorization, check_reader, json_of, service_of
+from aggregator.routes.access import (
+    ADMIN,
+    READ,
+    authorization,
+    check_origin,
+    check_reader,
+    json_of,
+    service_of,
+)
 from aggregator.tensors import map_file
 
 router = APIRouter(tags=["runs"])
@@ -25,6 +36,7 @@ _VIEWS = TypeAdapter(list[RunView])
     response_model=RunView,
     status_code=201,
     responses={200: {"model": RunView}},
+    dependencies=[Depends(check_origin)],
     openapi_extra=ADMIN,
 )
 async def create(request: Request, body: CreateRun) -> Response:
@@ -33,6 +45,23 @@ async def create(request: Request, body: CreateRun) -> Response:
     service.tokens.check_admin(authorization(request))
     view, new = await service.turns.submit(lambda: service.runs.create(body))
     return json_of(view, 201 if new else 200)
+
+
+@router.post(
+    "/v1/experiments",
+    response_model=Experiment,
+    dependencies=[Depends(check_origin)],
+    openapi_extra=ADMIN
+    | {"requestBody": {"required": True, "content": {"application/toml": {"schema": {"type": "string"}}}}},
+)
+async def experiment(request: Request) -> Response:
+    """An experiment file, checked: as the JSON that a run is created with. Starts nothing."""
+    service_of(request).tokens.check_admin(authorization(request))
+    try:
+        text = (await request.body()).decode()
+    except UnicodeDecodeError:
+        raise InvalidExperiment("experiment: is not UTF-8 text: save it as UTF-8") from None
+    return Response(experiments.loads(text).model_dump_json(), media_type="application/json")
 
 
 @router.get(
@@ -60,14 +89,38 @@ async def detail(request: Request, run: RunId) -> Response:
 async def events(request: Request, run: RunId) -> Response:
     """Server-sent events; `Last-Event-ID` picks up where a reader left."""
     feed = await service_of(request).runs.feed(run)
+    return _streamed(feed.watch(_last_seen(request)))
+
+
+@router.get(
+    "/v1/events",
+    response_class=StreamingResponse,
+    dependencies=[Depends(check_reader)],
+    openapi_extra=READ,
+)
+async def lab_events(request: Request) -> Response:
+    """The same of the whole lab: its runs, its workers, and the rounds of the runs that have not ended."""
+    return _streamed(service_of(request).runs.lab.watch(_last_seen(request)))
+
+
+def _last_seen(request: Request) -> int:
     last = request.headers.get("last-event-id", "0")
     if not (last.isascii() and last.isdigit()):
         raise InvalidInput(f"Last-Event-ID: is a whole number, found {last!r:.40}")
+    return int(last)
+
+
+def _streamed(events: AsyncIterator[bytes]) -> Response:
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(feed.watch(int(last)), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
 
-@router.post("/v1/runs/{run}/stop", response_model=RunView, openapi_extra=ADMIN)
+@router.post(
+    "/v1/runs/{run}/stop",
+    response_model=RunView,
+    dependencies=[Depends(check_origin)],
+    openapi_extra=ADMIN,
+)
 async def stop(request: Request, run: RunId) -> Response:
     """Stop it; it can be resumed."""
     service = service_of(request)
@@ -75,7 +128,12 @@ async def stop(request: Request, run: RunId) -> Response:
     return json_of(await service.turns.submit(lambda: service.runs.stop(run)))
 
 
-@router.post("/v1/runs/{run}/resume", response_model=RunView, openapi_extra=ADMIN)
+@router.post(
+    "/v1/runs/{run}/resume",
+    response_model=RunView,
+    dependencies=[Depends(check_origin)],
+    openapi_extra=ADMIN,
+)
 async def resume(request: Request, run: RunId) -> Response:
     """Go on with a stopped, failed or paused run."""
     service = service_of(request)

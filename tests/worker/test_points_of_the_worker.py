@@ -28,8 +28,8 @@ def test_each_trained_client_is_a_point(sink: Sink) -> None:
     points.trained(order(3, round=4), account)
     points.close(5.0)
     (found,) = sink.wait_for("^fl_client")
-    head, fields, when = found.split(" ")
-    assert head == "fl_client,client=3,run=r1,source=0123456789ab,worker=w2"
+    head, fields, when = found.replace(r"pi\ 3", "pi-3").split(" ")
+    assert head == "fl_client,client=3,node=pi-3,run=r1,source=0123456789ab,worker=w2"
     assert when == "5000000000"
     for field in ("round=4i", "seconds_training=1.5", "num_examples=840i", "loss=0.5", "bytes_out=800i"):
         assert field in fields.split(",")

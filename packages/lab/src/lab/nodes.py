@@ -7,13 +7,17 @@ from typing import Annotated
 
 import typer
 
-from lab import certificates
+from lab import certificates, folder
 from lab.exits import Exit
 from lab.options import out
 
-CERTS = Path("certs")
+CERTS, NODES = Path("certs"), Path("nodes")
 
 Certs = Annotated[Path, typer.Option("--certs-dir", help="Where the lab's certificates are.")]
+
+node = typer.Typer(
+    name="node", help="Devices that join this lab: Raspberry Pi, Jetson, …", no_args_is_help=True
+)
 
 
 def certs(
@@ -21,7 +25,7 @@ def certs(
         list[str] | None,
         typer.Argument(
             metavar="[NAME…]",
-            help="Names and addresses that nodes reach the aggregator by; by default this machine's.",
+            help="Names and addresses that nodes reach the aggregator by, besides this machine's.",
             show_default=False,
         ),
     ] = None,
@@ -36,4 +40,51 @@ def certs(
     )
     if made.new_authority:
         out.print(f"nodes trust {made.folder / 'ca.pem'}; the keys stay here", soft_wrap=True)
+    return Exit.DONE
+
+
+@node.command()
+def add(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Its name in the lab, like pi-1.", show_default=False)
+    ],
+    board: Annotated[
+        folder.Board, typer.Option("--board", help="What is read of it besides the usual.")
+    ] = folder.Board.none,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            "--url",
+            envvar="LAB_URL",
+            help="Where it reaches the aggregator; by default https at this machine's address.",
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="DIR",
+            help="A folder on the device with samples of its own (pinned).",
+            show_default=False,
+        ),
+    ] = None,
+    join_token_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--join-token-file", help="By default the token of the lab that is up here.", show_default=False
+        ),
+    ] = None,
+    certs_dir: Certs = CERTS,
+    nodes_dir: Annotated[Path, typer.Option("--nodes-dir", help="Where the folder goes.")] = NODES,
+    allow_plain_http: Annotated[
+        bool,
+        typer.Option("--allow-plain-http", help="Let it join over http://: on a network of your own alone."),
+    ] = False,
+) -> int:
+    """Write a folder that makes a device part of this lab: copy it there, then `docker compose up -d`."""
+    wanted = folder.Wanted(name, board, url, data, join_token_file, certs_dir, allow_plain_http)
+    written = folder.write(wanted, nodes_dir)
+    out.print(f"{written.path}/: ready for {name}, which will join at {written.url}", soft_wrap=True)
+    out.print(f"next: scp -r {written.path} {name}:   and on {name}: see README.md in it", soft_wrap=True)
     return Exit.DONE

@@ -33,6 +33,7 @@ from worker.transport import SocketTransport
 from worker.trust import client_context
 from worker.work import NeedsFreshProcess
 
+TELEMETRY_SECONDS = 5.0  # that a batch of points may take
 End: TypeAlias = "BaseException | str"  # what went wrong, or what asked the worker to leave
 
 
@@ -104,8 +105,18 @@ def main(arguments: Sequence[str]) -> int:
 def _points(settings: Settings) -> Points:
     if settings.telemetry_url is None:
         return Points()
-    telemetry = Telemetry(settings.telemetry_url)
+    telemetry = Telemetry(settings.telemetry_url, _telemetry_client(settings))
     return Points(telemetry, source(secrets.token_hex(4)), settings.node_name, machine.memory_bytes())
+
+
+def _telemetry_client(settings: Settings) -> httpx.Client:
+    """To Telegraf or InfluxDB; or, without either, to the aggregator itself, which wants to see the token."""
+    assert settings.telemetry_url is not None
+    if not settings.telemetry_url.startswith(f"{settings.aggregator_url.rstrip('/')}/"):
+        return httpx.Client(timeout=TELEMETRY_SECONDS, trust_env=False)
+    headers = {"Authorization": f"Bearer {read_token(settings.join_token_file)}"}
+    verify = client_context(settings.aggregator_ca) if settings.aggregator_url.startswith("https:") else True
+    return httpx.Client(timeout=TELEMETRY_SECONDS, trust_env=False, headers=headers, verify=verify)
 
 
 def _transport(settings: Settings) -> SocketTransport:

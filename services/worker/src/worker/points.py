@@ -72,6 +72,7 @@ class Points:
             "source": self._source,
             "worker": self._worker,
             "client": str(order.client),
+            "node": self._node,
         }
         fields: dict[str, Value | None] = {
             "round": order.round,

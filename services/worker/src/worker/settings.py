@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from roundtable.errors import InvalidSetting
+from roundtable.ownership import of_another
 from roundtable.types import Seconds
 
 from worker.machine import host
@@ -47,7 +48,9 @@ class Settings(BaseSettings):
         3.0, ge=0, le=60, description="on SIGTERM, how long a training under way may take to end and be sent"
     )
     telemetry_url: str | None = Field(
-        None, pattern="^https?://.", description="where points go (Telegraf or InfluxDB); none: no points"
+        None,
+        pattern="^https?://.",
+        description="where points go: Telegraf, InfluxDB, or AGGREGATOR_URL/v1/telemetry; none: no points",
     )
     answered_file: Path | None = Field(
         None, description="file touched at every poll that is answered, for health checks"
@@ -95,7 +98,8 @@ def read_token(path: Path) -> str:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not ASCII text"
-        raise InvalidSetting(f"JOIN_TOKEN_FILE: {path} cannot be read ({reason})") from None
+        owned = of_another(path) if isinstance(error, PermissionError) else ""
+        raise InvalidSetting(f"JOIN_TOKEN_FILE: {path} cannot be read ({reason}){owned}") from None
     if not _SHORTEST <= len(token) <= _LONGEST or any(not 33 <= ord(letter) <= 126 for letter in token):
         raise InvalidSetting(
             f"JOIN_TOKEN_FILE: {path} holds no token ({_SHORTEST} to {_LONGEST} letters, digits, signs): "

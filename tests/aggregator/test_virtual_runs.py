@@ -1,0 +1,104 @@
+"""Runs by the virtual clock through the real app: the same bits however many workers, killed or not."""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = pytest.mark.anyio
+
+BYTES = 4 * (3 * 2 + 2 + 1)
+
+
+def machines(**changes):
+    slow = {"fraction": 0.5, "compute": 0.1, "latency_ms": 200, "jitter_ms": 150, "up_mbit": 0.01}
+    return {"clock": "virtual", "samples_per_second": 100.0, "profiles": {"slow": {**slow, **changes}}}
+
+
+def told(detail):
+    """What has to be the same whoever computed it and how often that was killed."""
+    assert detail["state"] == "finished", detail["reason"]
+    names = (
+        "round",
+        "attempt",
+        "participants",
+        "late",
+        "dropped",
+        "virtual_seconds",
+        "weights_hash",
+        "accuracy",
+    )
+    return [tuple(record[name] for name in names) for record in detail["history"]]
+
+
+async def finished(lab, body, workers):
+    async with lab.working(*workers):
+        run = await lab.create(body, again=True)
+        return await lab.ended(run["id"])
+
+
+def cut(make_experiment, quorum=0.5, **profile):
+    rounds = {"count": 5, "deadline": 3.0, "quorum": quorum, "retries": 20}
+    return make_experiment(rounds=rounds, machines=machines(**profile))
+
+
+async def test_seconds_add_up_from_the_profiles_and_the_deadline_cuts_by_them(open_lab, make_experiment):
+    async with open_lab() as lab:
+        body = make_experiment(machines=machines(jitter_ms=0, fraction=1.0, compute=1.0))
+        detail = await finished(lab, body, [await lab.joined()])
+        longest = 0.2 + 3 * 25 / 100 + 0.2 + BYTES * 8 / 10_000
+        seconds = [record["virtual_seconds"] for record in detail["history"][1:]]
+        assert seconds == [pytest.approx(longest)] * 3
+        body = cut(make_experiment, jitter_ms=0)
+        detail = await finished(lab, body, [await lab.joined()])
+    for record in detail["history"][1:]:
+        assert (len(record["participants"]), record["late"], record["virtual_seconds"]) == (2, 2, 3.0)
+        assert record["seconds"] < 3.0  # the real ones: nobody has waited for that deadline
+
+
+async def test_one_worker_three_and_a_lab_killed_after_each_update_come_to_the_same(
+    open_lab, make_experiment
+):
+    body = cut(make_experiment, quorum=0.75, compute=0.3, drop=0.4, availability=0.8)
+    async with open_lab() as lab:
+        alone = told(await finished(lab, body, [await lab.joined()]))
+        together = told(await finished(lab, body, [await lab.joined(number) for number in (1, 2, 3)]))
+        assert alone == together
+        run = (await lab.create(body, again=True))["id"]
+    kills, state = 0, "queued"
+    while state not in ("finished", "failed"):
+        async with open_lab() as lab:
+            before = await lab.detail(run)
+
+            def further(detail, before=before):
+                places = [(now["round"], len(now["arrived"]), now["accuracy"]) for now in (detail, before)]
+                return detail["state"] in ("finished", "failed") or places[0] != places[1]
+
+            async with lab.working(await lab.joined()):
+                after = await lab.until(run, further)
+            state, kills = after["state"], kills + 1
+    assert told(after) == alone
+    assert kills > 10
+    assert sum(record["dropped"] for record in after["history"]) > 0
+    assert len({record["attempt"] for record in after["history"]}) > 1, "no round had to be tried again"
+
+
+async def test_over_sampling_takes_the_first_to_arrive(open_lab, make_experiment):
+    body = make_experiment(
+        clients={"fraction": 0.5}, rounds={"oversample": 1.0}, machines=machines(jitter_ms=0)
+    )
+    async with open_lab() as lab:
+        detail = await finished(lab, body, [await lab.joined()])
+    plain = {tuple(record["participants"]) for record in detail["history"][1:]}
+    assert len(plain) == 1  # always the two that are not slow
+    assert all(record["late"] == 2 for record in detail["history"][1:])
+    (clients,) = plain
+    longest = max(10 + 5 * client for client in clients) * 3 / 100
+    assert all(record["virtual_seconds"] == pytest.approx(longest) for record in detail["history"][1:])
+
+
+async def test_a_quorum_that_no_deadline_allows_ends_the_run_with_its_remedy(open_lab, make_experiment):
+    body = make_experiment(rounds={"deadline": 0.01, "quorum": 0.5, "retries": 2}, machines=machines())
+    async with open_lab() as lab:
+        detail = await finished(lab, body, [await lab.joined()])
+    assert detail["state"] == "failed"
+    assert "had 0 of the 2 updates it needs at its deadline of 0.01 s" in detail["reason"]

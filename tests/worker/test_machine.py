@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from roundtable.errors import InvalidSetting
 from worker import machine
 
 MIB = 1 << 20
@@ -69,3 +70,18 @@ def test_version_1_control_groups_count_too(tmp_path: Path, own: Path) -> None:
 
 def test_the_name_of_the_machine_is_never_empty() -> None:
     assert machine.host() and machine.arch()
+
+
+def test_a_worker_that_may_use_too_little_memory_says_so_before_the_kernel_ends_it() -> None:
+    with pytest.raises(InvalidSetting, match=r"this worker may use 256 MB.*needs some 400 MB: give it more"):
+        machine.check_memory(given=256 * 2**20, free=2**33)
+
+
+def test_a_worker_on_a_machine_that_is_full_says_so_before_the_kernel_ends_one() -> None:
+    with pytest.raises(InvalidSetting, match=r"100 MB of memory and swap are free.*start fewer workers"):
+        machine.check_memory(given=2**31, free=100 * 2**20)
+
+
+def test_a_worker_with_room_enough_starts() -> None:
+    machine.check_memory(given=2**30, free=2**30)
+    machine.check_memory()

@@ -12,6 +12,7 @@ import secrets
 from typing import IO, Final
 
 from roundtable.errors import InvalidSetting
+from roundtable.ownership import of_another
 from roundtable.telemetry import Telemetry, source
 from roundtable.types import Seconds
 
@@ -111,7 +112,8 @@ def _lock(settings: ServiceSettings) -> IO[bytes]:
         file = (folder / "lock").open("ab")
     except OSError as error:
         raise InvalidSetting(
-            f"STATE_DIR {folder}: {error.strerror}: choose a folder that can be written to"
+            f"STATE_DIR {folder}: {error.strerror}{of_another(folder / 'lock', error)}: "
+            "choose a folder that can be written to"
         ) from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

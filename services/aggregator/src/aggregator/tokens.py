@@ -17,6 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from roundtable.errors import InvalidSetting, Unauthorized
+from roundtable.ownership import of_another
 from roundtable.types import WorkerId
 
 _SHORTEST = 16
@@ -109,7 +110,11 @@ def _read_or_make(path: Path, kind: str) -> str:
         mode = path.stat().st_mode
         token = path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not ASCII text"
+        reason = (
+            f"{error.strerror}{of_another(path, error)}"
+            if isinstance(error, OSError)
+            else "is not ASCII text"
+        )
         raise InvalidSetting(f"{kind} token file {path}: {reason}") from None
     if not stat.S_ISREG(mode):
         raise InvalidSetting(f"{kind} token file {path}: is not a file")

@@ -79,6 +79,7 @@ def main(arguments: Sequence[str]) -> int:
     logs.configure()
     try:
         settings = load(arguments)
+        machine.check_memory()
         if settings.exit_on_eof:
             threading.Thread(target=ends.watch_input, name="input", daemon=True).start()
         points = _points(settings)

@@ -10,9 +10,12 @@ import platform
 import socket
 from math import ceil
 from pathlib import Path
+from typing import Final
 
 import psutil
+from roundtable.errors import InvalidSetting
 
+NEEDED: Final = 400 * 2**20  # bytes: TensorFlow and the smallest network of task mnist, measured
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
 
@@ -36,6 +39,29 @@ def memory_bytes(cgroups: Path = CGROUPS, own: Path = OWN_CGROUP) -> int:
     """Memory this process may use: the machine's, cut by its control groups' limits."""
     limits = [limit for folder in _folders(cgroups, own) if (limit := _memory_limit(folder)) is not None]
     return int(min([psutil.virtual_memory().total, *limits]))
+
+
+def check_memory(given: int | None = None, free: int | None = None) -> None:
+    """Before TensorFlow is loaded: raises InvalidSetting where the kernel would soon end this process.
+
+    `given`: bytes it may use; `free`: bytes of memory and swap that nobody on the machine uses.
+    """
+    given = memory_bytes() if given is None else given
+    if given < NEEDED:
+        raise InvalidSetting(
+            f"memory: this worker may use {_mb(given)}, and TensorFlow with a small model needs some "
+            f"{_mb(NEEDED)}: give it more (WORKER_MEMORY of the compose lab)"
+        )
+    free = psutil.virtual_memory().available + psutil.swap_memory().free if free is None else free
+    if free < NEEDED:
+        raise InvalidSetting(
+            f"memory: {_mb(free)} of memory and swap are free on this machine, and a worker needs some "
+            f"{_mb(NEEDED)}: start fewer workers (--scale worker=N of the compose lab), or end something else"
+        )
+
+
+def _mb(size: int) -> str:
+    return f"{size / 2**20:.0f} MB"
 
 
 def _folders(cgroups: Path, own: Path) -> list[Path]:

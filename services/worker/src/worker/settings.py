@@ -98,7 +98,7 @@ def read_token(path: Path) -> str:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not ASCII text"
-        owned = of_another(path) if isinstance(error, PermissionError) else ""
+        owned = of_another(path, error) if isinstance(error, OSError) else ""
         raise InvalidSetting(f"JOIN_TOKEN_FILE: {path} cannot be read ({reason}){owned}") from None
     if not _SHORTEST <= len(token) <= _LONGEST or any(not 33 <= ord(letter) <= 126 for letter in token):
         raise InvalidSetting(

@@ -30,7 +30,7 @@ HATCHES = ("", "///", "", "\\\\\\")
 MB = 1_000_000
 BARS_UP_TO = 40  # clients; beyond that a heat map
 
-_STYLE: dict[str, Any] = {
+STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.edgecolor": "#444444",
@@ -48,7 +48,7 @@ _STYLE: dict[str, Any] = {
 
 def learning_curve(rounds: Sequence[RoundRecord]) -> str:
     """Accuracy and loss on the test set over rounds, one above the other."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 4.4), layout="constrained")
         top, bottom = figure.subplots(2, 1, sharex=True)
         scored = [record for record in rounds if record.accuracy is not None]
@@ -76,12 +76,12 @@ def learning_curve(rounds: Sequence[RoundRecord]) -> str:
             bottom.legend()
         bottom.set_ylabel("loss")
         _rounds_axis(bottom)
-        return _svg(figure, "learning")
+        return svg(figure, "learning")
 
 
 def phases(rounds: Sequence[RoundRecord]) -> str:
     """Seconds a round, stacked by phase; what no phase claims is `other`."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 2.8), layout="constrained")
         axes = figure.subplots()
         parts = phase_table(rounds)
@@ -89,7 +89,7 @@ def phases(rounds: Sequence[RoundRecord]) -> str:
         axes.set_ylabel("seconds")
         axes.legend(ncols=len(parts), loc="lower right", bbox_to_anchor=(1, 1))
         _rounds_axis(axes)
-        return _svg(figure, "phases")
+        return svg(figure, "phases")
 
 
 def phase_table(rounds: Sequence[RoundRecord]) -> dict[str, list[float]]:
@@ -104,7 +104,7 @@ def phase_table(rounds: Sequence[RoundRecord]) -> dict[str, list[float]]:
 
 def traffic(rounds: Sequence[RoundRecord]) -> str:
     """Megabytes a round, up and down."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 2.6), layout="constrained")
         axes = figure.subplots()
         numbers = [record.round for record in rounds]
@@ -124,17 +124,17 @@ def traffic(rounds: Sequence[RoundRecord]) -> str:
         axes.set_ylabel("MB")
         axes.legend(ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
         _rounds_axis(axes)
-        return _svg(figure, "traffic")
+        return svg(figure, "traffic")
 
 
 def partition(spread: Spread) -> str:
-    with matplotlib.rc_context(_STYLE):
-        return _svg(partition_figure(spread), "partition")
+    with matplotlib.rc_context(STYLE):
+        return svg(partition_figure(spread), "partition")
 
 
 def save_partition(spread: Spread, path: Path, title: str) -> None:
     """PNG, SVG or PDF, by the path's ending. Raises InvalidSetting."""
-    with matplotlib.rc_context(_STYLE | {"svg.fonttype": "path"}):
+    with matplotlib.rc_context(STYLE | {"svg.fonttype": "path"}):
         figure = partition_figure(spread)
         figure.suptitle(title, fontsize=11)
         try:
@@ -215,7 +215,7 @@ def _rounds_axis(axes: Any) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _svg(figure: Figure, name: str) -> str:
+def svg(figure: Figure, name: str) -> str:
     """The bare `<svg>` element, its ids made unique on a page by `name`."""
     text = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name, "svg.id": name}):

@@ -116,5 +116,28 @@ def run(
             return Exit.INTERRUPTED
         finally:
             show.end()
+    report(study, out_dir)
     out.print(f"{conduct.done} runs in {clock(time.time() - began)}, {conduct.failed} of them failed")
     return Exit.FAILED if conduct.failed else Exit.DONE
+
+
+@app.command()
+def report(
+    study: StudyFile,
+    out_dir: Out = OUT,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", help="Where to write it; OUT/STUDY where left out.", show_default=False),
+    ] = None,
+) -> int:
+    """Write the report of what has been run so far: report.html, report.md, CSV and figures."""
+    from lab.study import page  # matplotlib and scipy: a second, which only those wait for who need it
+
+    file, sections = load(study)
+    command = f"uv run lab study repeat {study} {{cell}} --seed {{seed}}"
+    made = page.gather(file, sections, out_dir, command)
+    folder = to or out_dir / file.name
+    written = page.write(made, folder)
+    page.write_tables(sections, out_dir, folder)
+    out.print(f"report  {written}", soft_wrap=True)
+    return Exit.DONE

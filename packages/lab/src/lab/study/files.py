@@ -129,6 +129,7 @@ class Study(Table):
     ]  # the first is what effects are ranked by
     target: Annotated[float, Field(gt=0, le=1)] | None = None
     target_metric: str = "accuracy"
+    axis: Literal["auto", "rounds", "examples", "seconds"] = "auto"  # of learning curves
     workers: Annotated[int, Field(ge=1, le=64)] = 2
     time_limit: Annotated[Seconds, Field(gt=0)] = 7200.0  # for one repeat of one cell
     typical_rounds: Count | None = None  # for the estimate, where `stop` ends runs early
@@ -171,7 +172,7 @@ class Section(Table):
     @property
     def digest(self) -> Digest:
         """Of what is run; words, published figures and how much time there is may change with no harm."""
-        told = {"title", "question", "text", "published", "outcomes", "target", "target_metric"}
+        told = {"title", "question", "text", "published", "outcomes", "target", "target_metric", "axis"}
         told |= {"repeats", "least_repeats", "budget_minutes", "typical_rounds", "time_limit"}
         body = self.study.model_dump(mode="json", exclude=told)
         for factor in body["factors"]:

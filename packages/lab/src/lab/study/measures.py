@@ -86,10 +86,16 @@ def round_seconds(repeat: Repeat) -> Seconds | None:
     return statistics.median(later) if later else None
 
 
+def virtual_seconds(record: RoundFigures) -> Seconds | None:
+    """Its length on the virtual clock, where the experiment has one."""
+    found = (record.model_extra or {}).get("virtual_seconds")
+    return None if found is None else float(found)
+
+
 def clock(record: RoundFigures) -> Seconds:
-    """A round's length on the clock that the experiment chose: the virtual one where it has one."""
-    virtual = (record.model_extra or {}).get("virtual_seconds")
-    return float(virtual) if virtual is not None else record.seconds
+    """A round's length on the clock that the experiment chose."""
+    virtual = virtual_seconds(record)
+    return record.seconds if virtual is None else virtual
 
 
 def _whole() -> Mapping[str, Measure]:

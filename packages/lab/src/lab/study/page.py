@@ -1,0 +1,441 @@
+"""A study's report: one self-contained page, the same as Markdown with figures beside it, and CSV.
+
+    OUT/report.html     to open, print and send; no outside asset
+    OUT/report.md       the same for a repository; figures/*.png and .svg beside it
+    OUT/cells.csv       one line a cell and measure: mean, interval, n
+    OUT/repeats.csv     one line a repeat, raw
+
+Made of the cells' records alone, again at any time.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from roundtable.errors import InvalidSetting, NotPossible, StorageFull, Unknown
+
+from lab.live import clock
+from lab.machine import Environment as Machine
+from lab.study import plots, words
+from lab.study.files import Section, Study
+from lab.study.intervals import Interval
+from lab.study.measures import Measure, measures, target_of, target_words, virtual_seconds
+from lab.study.plots import Plot
+from lab.study.records import NO_ROOM, CellRecord, Repeat, Store
+from lab.study.summary import Row, Summary, ranked, summary
+
+
+@dataclass(frozen=True)
+class Table:
+    """`head` and `rows` as text; `notes` below it."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    left: int = 1  # columns of words, before those of figures
+
+
+@dataclass(frozen=True)
+class Part:
+    """A section as the templates see it."""
+
+    key: str
+    study: Study
+    words: list[str]
+    plots: list[Plot]
+    tables: list[tuple[str, Table]]
+    clock: str
+    commands: list[tuple[str, str]]
+    windows: list[tuple[str, str]]  # Grafana
+
+
+@dataclass(frozen=True)
+class Report:
+    study: Study
+    parts: list[Part]
+    ranking: list[str]
+    effects: Table | None
+    published: Table | None
+    environment: list[tuple[str, str]]
+    state: str  # how much of it has been run
+    trouble: list[str]
+
+
+def gather(study: Study, sections: Sequence[Section], out: Path, command: str) -> Report:
+    """Read the records and work everything out. `command`: repeats a cell, `{cell}` and `{seed}` put in.
+
+    Raises Unknown where nothing has been run, NotPossible where records do not belong together.
+    """
+    found = []
+    for section in sections:
+        records = Store(out / section.key).all()
+        if records:
+            _check_together(section, records)
+            # Words and published figures may have been improved since; what was run is the same.
+            found.append(summary(section, records))
+    if not found:
+        raise Unknown(f"nothing of {study.name} has been run in {out}/: `lab study run` does")
+    table = ranked(found)
+    known = {m.name: m for own in found for m in (*measures(own.study).values(), *own.outcomes)}
+    return Report(
+        study=study,
+        parts=[_part(own, command) for own in found],
+        ranking=words.of_all(table, known),
+        effects=_effects(table),
+        published=_published(found),
+        environment=_environment([record for own in found for record in own.records]),
+        state=_state(found, len(sections)),
+        trouble=_trouble(sections, found),
+    )
+
+
+def write(report: Report, folder: Path) -> Path:
+    """Everything into `folder`; each file whole or not at all. Returns the page. Raises StorageFull."""
+    figures = [plot for part in report.parts for plot in part.plots]
+    files: dict[str, bytes] = {f"figures/{plot.name}.svg": plot.svg for plot in figures}
+    files |= {f"figures/{plot.name}.png": plot.png for plot in figures}
+    files["report.html"] = _rendered("study.html.j2", report, escape=True).encode()
+    files["report.md"] = _rendered("study.md.j2", report, escape=False).encode()
+    for name, body in files.items():
+        _put(folder / name, body)
+    return folder / "report.html"
+
+
+def write_tables(sections: Sequence[Section], out: Path, folder: Path) -> None:
+    """cells.csv and repeats.csv."""
+    found = [summary(section, Store(out / section.key).all()) for section in sections]
+    _put(folder / "cells.csv", _cells_csv(found).encode())
+    _put(folder / "repeats.csv", _repeats_csv(found).encode())
+
+
+def _check_together(section: Section, records: Mapping[str, CellRecord]) -> None:
+    first = next(iter(records.values()))
+    for record in records.values():
+        if record.versions.study != section.digest:
+            raise NotPossible(
+                f"{section.key}: the study file was changed since cell {record.cell} was run: restore it, or "
+                "run it anew with --fresh"
+            )
+        if record.versions.code != first.versions.code:
+            raise NotPossible(
+                f"{section.key}: cells {first.cell} and {record.cell} were run with different code and "
+                "cannot stand side by side: run it anew with --fresh"
+            )
+    by_task: dict[str | None, set[str | None]] = {}
+    for record in records.values():
+        hashes = {repeat.data_hash for repeat in record.repeats if repeat.data_hash}
+        by_task.setdefault(record.versions.task, set()).update(hashes)
+    if any(len(hashes) > 1 for hashes in by_task.values()):
+        raise NotPossible(
+            f"{section.key}: its repeats were run on different data (their content hashes differ): restore "
+            "the data and run it anew with --fresh"
+        )
+
+
+# --- a section ----------------------------------------------------------------------------------------------
+
+
+def _part(found: Summary, command: str) -> Part:
+    drawn = [plots.learning(found), *(plots.effect(found, factor) for factor in found.study.factors)]
+    tables = [("Every cell: mean ± half the 95 % interval (n)", _cells(found))]
+    rows = [*found.rows, *found.baselines]
+    first = {row.cell.id: found.study.seed(0) for row in rows}
+    return Part(
+        key=found.section.key,
+        study=found.study,
+        words=words.of_section(found),
+        plots=[plot for plot in drawn if plot is not None],
+        tables=tables,
+        clock=_clock(found),
+        commands=[
+            (row.cell.id, command.format(cell=f"{found.section.key}/{row.cell.id}", seed=first[row.cell.id]))
+            for row in rows
+        ],
+        windows=[
+            (f"{row.cell.id}, seed {repeat.seed}", repeat.grafana)
+            for row in rows
+            for repeat in row.finished
+            if repeat.grafana
+        ],
+    )
+
+
+def _cells(found: Summary) -> Table:
+    factors = found.study.factors
+    shares = [m for m in found.outcomes if m.better > 0][:1] if found.baselines else []
+    head = [factor.label or factor.name for factor in factors] or ["cell"]
+    head += [_heading(measure) for measure in found.columns]
+    head += ["% of centralized"] * len(shares) + ["failed"]
+    rows = []
+    for row in (*found.rows, *found.baselines):
+        name = (
+            [row.cell.levels[factor.name] for factor in factors] if row.cell.levels else [_beside(found, row)]
+        )
+        name += [""] * (max(len(factors), 1) - len(name))
+        body = [_told(measure, row.of(measure), row) for measure in found.columns]
+        body += [_share(found, row, measure) for measure in shares]
+        rows.append((*name, *body, str(len(row.failed) or "")))
+    return Table(tuple(head), tuple(rows), max(len(factors), 1))
+
+
+def _beside(found: Summary, row: Row) -> str:
+    if row.cell.kind != "centralized" or len(found.baselines) == 1:
+        return row.name
+    names = [own.name for own in found.rows if own.cell.id in row.cell.beside]
+    return f"in one place, for {names[0]}" + (" …" if len(names) > 1 else "")
+
+
+def _heading(measure: Measure) -> str:
+    return f"{measure.label}, {measure.unit}" if measure.unit else measure.label
+
+
+def _told(measure: Measure, value: Interval, row: Row) -> str:
+    """93.87 ± 1.77 (3)."""
+    if row.record is None:
+        return "not run"
+    if value.mean is None:
+        return "–" if not value.asked else f"not in {value.asked}"
+    half = "" if value.half is None else f" ± {measure.shown(value.half, unit=False)}"
+    count = f"{value.n}" if value.n == value.asked else f"{value.n} of {value.asked}"
+    return f"{measure.shown(value.mean, unit=False)}{half} ({count})"
+
+
+def _share(found: Summary, row: Row, measure: Measure) -> str:
+    share = found.share_of_centralized(row, measure)
+    if share is None or share.mean is None:
+        return "100" if row.cell.kind == "centralized" else "–"
+    return f"{share.mean:.1f}" + ("" if share.half is None else f" ± {share.half:.1f}")
+
+
+def _clock(found: Summary) -> str:
+    """Which of the two clocks the times are of."""
+    virtual = [
+        virtual_seconds(record) is not None
+        for row in found.rows
+        for repeat in row.finished
+        for record in repeat.rounds[:1]
+    ]
+    if not any(virtual):
+        return "real time"
+    return "virtual clock" if all(virtual) else "real time and virtual clock, as each cell says"
+
+
+# --- all of it ----------------------------------------------------------------------------------------------
+
+
+def _effects(table: Mapping[str, list[Any]]) -> Table | None:
+    rows = []
+    for effects in table.values():
+        for effect in effects:
+            measure, difference = effect.measure, effect.difference
+            half = "" if difference.half is None else f" ± {measure.shown(difference.half, unit=False)}"
+            g = "–" if difference.g is None else f"{difference.g:+.1f}"
+            rows.append(
+                (
+                    measure.label,
+                    f"{effect.key}: {effect.factor.label or effect.factor.name}",
+                    f"{effect.reference} → {effect.level}",
+                    f"{measure.shown(difference.mean, unit=False)}{half} {measure.unit}".rstrip(),
+                    g,
+                    difference.verdict,
+                )
+            )
+    if not rows:
+        return None
+    head = ("outcome", "factor", "largest change", "effect (95 % interval)", "Hedges' g", "intervals say")
+    return Table(head, tuple(rows), 3)
+
+
+def _published(found: Sequence[Summary]) -> Table | None:
+    rows = []
+    for own in found:
+        for compared in own.comparisons():
+            figure, measure = compared.figure, compared.measure
+            assert figure.value is not None
+            scale = measure.scale if measure.unit == "%" else 1.0
+            told = measure.shown(figure.value * scale, unit=False)
+            if figure.high is not None:
+                told += f" to {measure.shown(figure.high * scale, unit=False)}"
+            what = f"{_heading(measure)}, {compared.row.name}"
+            note = f"{figure.source}{'; ' + figure.note if figure.note else ''}"
+            rows.append((own.section.key, what, told, _told(measure, compared.ours, compared.row), note))
+        for figure in own.study.published:
+            if figure.curve is not None:
+                ours = _curve(own)
+                told = " ".join(f"{100 * value:.1f}" for value in figure.curve)
+                rows.append((own.section.key, "test accuracy by round, %", told, ours, figure.source))
+    if not rows:
+        return None
+    return Table(("study", "figure", "published", "ours", "source"), tuple(rows), 2)
+
+
+def _curve(found: Summary) -> str:
+    """Mean accuracy after each round of the first cell."""
+    repeats = found.rows[0].finished
+    if not repeats:
+        return "not run"
+    length = min(len(repeat.rounds) for repeat in repeats)
+    means = []
+    for index in range(length):
+        values = [repeat.rounds[index].accuracy for repeat in repeats]
+        known = [value for value in values if value is not None]
+        means.append(f"{100 * sum(known) / len(known):.1f}" if known else "–")
+    return " ".join(means) + f" (mean of {len(repeats)})"
+
+
+def _environment(records: Sequence[CellRecord]) -> list[tuple[str, str]]:
+    def all_of(values: Sequence[str]) -> str:
+        return "; ".join(dict.fromkeys(values))
+
+    gib = 2**30
+    environments = [record.environment for record in records]
+    repeats = [repeat for record in records for repeat in record.repeats]
+    began, ended = min(r.began for r in repeats), max(r.ended for r in repeats)
+    energy = any(repeat.joules is not None for repeat in repeats)
+    busy = sum(repeat.ended - repeat.began for repeat in repeats)
+    data = Counter(r.data_hash[:16] for r in repeats if r.data_hash)
+    return [
+        (
+            "machine",
+            all_of([f"{e.cpu}, {e.cores} cores, {e.memory_bytes / gib:.0f} GiB" for e in environments]),
+        ),
+        ("system", all_of([e.platform for e in environments])),
+        ("run", all_of([record.where for record in records])),
+        (
+            "versions",
+            all_of(
+                [
+                    f"Python {e.python}, "
+                    + ", ".join(f"{name} {version}" for name, version in e.packages.items())
+                    for e in environments
+                ]
+            ),
+        ),
+        (
+            "code",
+            all_of([_commit(e) for e in environments])
+            + ", sources "
+            + all_of([record.versions.code[:16] for record in records]),
+        ),
+        ("data", "content hashes " + ", ".join(data)),
+        ("when", f"{_date(began)} to {_date(ended)} UTC; {len(repeats)} runs, {clock(busy)} of running"),
+        ("energy", "by RAPL" if energy else "not measured: this machine shows no RAPL counters"),
+    ]
+
+
+def _commit(environment: Machine) -> str:
+    changed = " with uncommitted changes" if environment.git_dirty else ""
+    return f"git {(environment.git_commit or 'unknown')[:12]}{changed}"
+
+
+def _date(at: float) -> str:
+    return datetime.fromtimestamp(at, timezone.utc).strftime("%Y-%m-%d %H:%M")
+
+
+def _state(found: Sequence[Summary], sections: int) -> str:
+    rows = [row for own in found for row in (*own.rows, *own.baselines)]
+    finished = sum(len(row.finished) for row in rows)
+    failed = sum(len(row.failed) for row in rows)
+    missing = sum(row.record is None for row in rows)
+    said = f"{finished} runs of {len(rows)} cells finished, {failed} failed"
+    said += f", {missing} cells not run" if missing else ""
+    return said + (f"; {len(found)} of {sections} studies begun" if len(found) < sections else "")
+
+
+def _trouble(sections: Sequence[Section], found: Sequence[Summary]) -> list[str]:
+    begun = {own.section.key for own in found}
+    return [f"{section.key} has not been run." for section in sections if section.key not in begun]
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+
+def _rendered(template: str, report: Report, *, escape: bool) -> str:
+    templates = Environment(
+        loader=PackageLoader("lab", "study"),
+        autoescape=escape,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    templates.filters["inline"] = Markup
+    templates.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
+    return templates.get_template(template).render(report=report, goal=_goal)
+
+
+def _goal(study: Study) -> str:
+    target = target_of(study)
+    return "" if target is None else target_words(target)
+
+
+def _cells_csv(found: Sequence[Summary]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        [
+            "study",
+            "cell",
+            "kind",
+            "levels",
+            "measure",
+            "unit",
+            "mean",
+            "low",
+            "high",
+            "n",
+            "finished",
+            "failed",
+        ]
+    )
+    for own in found:
+        for row in (*own.rows, *own.baselines):
+            levels = "; ".join(f"{name}={level}" for name, level in row.cell.levels.items())
+            for measure in measures(own.study).values():
+                value = row.of(measure)
+                cells = [own.section.key, row.cell.id, row.cell.kind, levels, measure.name, measure.unit]
+                figures = [value.mean, value.low, value.high]
+                cells += ["" if figure is None else f"{figure:.6g}" for figure in figures]
+                writer.writerow([*cells, value.n, len(row.finished), len(row.failed)])
+    return text.getvalue()
+
+
+def _repeats_csv(found: Sequence[Summary]) -> str:
+    names = list(dict.fromkeys(name for own in found for name in measures(own.study)))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["study", "cell", "seed", "state", "reason", "run", *names, "weights_hash"])
+    for own in found:
+        known = measures(own.study)
+        for record in own.records:
+            for repeat in record.repeats:
+                values = [_raw(known.get(name), repeat) for name in names]
+                told = [repeat.seed, repeat.state, repeat.reason or "", repeat.run or ""]
+                writer.writerow([own.section.key, record.cell, *told, *values, repeat.weights_hash or ""])
+    return text.getvalue()
+
+
+def _raw(measure: Measure | None, repeat: Repeat) -> str:
+    value = measure.of(repeat) if measure else None
+    return "" if value is None else f"{value:.6g}"
+
+
+def _put(path: Path, body: bytes) -> None:
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(body)
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        kind = StorageFull if error.errno in NO_ROOM else InvalidSetting
+        raise kind(f"{path}: cannot be written ({error.strerror})") from None

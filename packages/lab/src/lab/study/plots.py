@@ -1,0 +1,326 @@
+"""The figures of a study's report: learning curves, and each factor against its outcomes.
+
+Okabe and Ito's colours, each with a marker and a line of its own, so that grey prints and every reader can
+tell them apart. A figure is drawn once and kept as SVG (inline and as a file) and as PNG.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from scipy import stats
+
+from lab.charts import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, STYLE, VERMILION, svg
+from lab.study.files import Factor, Published, level_name
+from lab.study.intervals import LEVEL, Interval
+from lab.study.measures import Measure, Target, clock, metric_of, metric_words, target_of
+from lab.study.records import Repeat
+from lab.study.summary import Row, Summary
+
+COLOURS = (BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE, "#005A8C", "#8a6d00")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
+TOGETHER = len(COLOURS)  # curves in one panel
+_PAD = 0.08
+
+
+@dataclass(frozen=True)
+class Plot:
+    """`name` is its file's; `text` says what is seen, for those who do not see it."""
+
+    name: str
+    text: str
+    inline: str  # an <svg> element
+    svg: bytes
+    png: bytes
+
+
+def learning(summary: Summary) -> Plot | None:
+    """The target's metric over rounds, or over examples where there is a baseline: mean and 95 % band."""
+    target = target_of(summary.study)
+    metric = summary.study.target_metric
+    panels = _panels(summary)
+    if not any(_evaluated(row, metric) for _, rows in panels for row in rows):
+        return None
+    columns = min(len(panels), 2)
+    lines = -(-len(panels) // columns)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.4, 0.5 + 3.1 * lines), layout="constrained")
+        grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
+        axis = _axis(summary)
+        for index, (title, rows) in enumerate(panels):
+            axes = grid[index // columns][index % columns]
+            _curves(axes, summary, rows, metric, target, axis)
+            axes.set_title(title, fontsize=10)
+            axes.set_xlabel(_AXES[axis])
+            if index % columns == 0:
+                axes.set_ylabel("test accuracy, %" if metric == "accuracy" else metric_words(metric))
+        for axes in grid.flat[len(panels) :]:
+            axes.set_visible(False)
+        text = f"Learning curves of {summary.section.key}: {metric_words(metric)} over {_AXES[axis]}"
+        return _plot(figure, f"{summary.section.key}-learning", text)
+
+
+def effect(summary: Summary, factor: Factor) -> Plot | None:
+    """Each outcome over the factor's levels: every repeat as a point, the mean and its 95 % interval."""
+    outcomes = [m for m in summary.outcomes if any(row.of(m).n for row in summary.rows)][:4]
+    if not outcomes or len(factor.levels) < 2:
+        return None
+    columns = min(len(outcomes), 2)
+    lines = -(-len(outcomes) // columns)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.4 if columns > 1 else 5.6, 0.5 + 2.8 * lines), layout="constrained")
+        grid = figure.subplots(lines, columns, squeeze=False)
+        for index, measure in enumerate(outcomes):
+            axes = grid[index // columns][index % columns]
+            series = _levels(axes, summary, factor, measure)
+            if index == 0 and series > 1:
+                figure.legend(
+                    *axes.get_legend_handles_labels(), loc="outside lower center", ncols=min(series, 4)
+                )
+        for axes in grid.flat[len(outcomes) :]:
+            axes.set_visible(False)
+        names = ", ".join(measure.label for measure in outcomes)
+        return _plot(
+            figure, f"{summary.section.key}-{factor.name}", f"{names} over {factor.label or factor.name}"
+        )
+
+
+# --- learning curves ----------------------------------------------------------------------------------------
+
+_AXES = {"rounds": "round", "examples": "examples trained on, thousands", "seconds": "time, s"}
+
+
+def _axis(summary: Summary) -> str:
+    if summary.study.axis != "auto":
+        return summary.study.axis
+    return "examples" if summary.baselines else "rounds"
+
+
+def _panels(summary: Summary) -> list[tuple[str, list[Row]]]:
+    """All curves together where they can be told apart, else a panel for each level of the first factor."""
+    if len(summary.rows) <= TOGETHER and len(summary.study.factors) < 2:
+        return [("", list(summary.rows))]
+    factor = summary.study.factors[0]
+    if len(summary.study.factors) > 1:
+        factor = min(summary.study.factors, key=lambda found: len(found.levels))
+    return [
+        (
+            f"{factor.label or factor.name}: {name}",
+            [r for r in summary.rows if r.cell.levels[factor.name] == name],
+        )
+        for name in map(level_name, factor.levels)
+    ]
+
+
+def _evaluated(row: Row, metric: str) -> bool:
+    return any(metric_of(record, metric) is not None for repeat in row.finished for record in repeat.rounds)
+
+
+def _curves(
+    axes: Any, summary: Summary, rows: Sequence[Row], metric: str, target: Target | None, axis: str
+) -> None:
+    scale = 100 if metric == "accuracy" else 1
+    shared = _shared(rows)
+    drawn = 0
+    for index, row in enumerate(rows):
+        if _evaluated(row, metric):
+            label = ", ".join(level for name, level in row.cell.levels.items() if name not in shared)
+            _curve(axes, row, metric, axis, scale, index % TOGETHER, label or "federated")
+            drawn += 1
+    own = {row.cell.id for row in rows}
+    baselines = [row for row in summary.baselines if own & set(row.cell.beside) and _evaluated(row, metric)]
+    for index, row in enumerate(baselines):
+        beside = [found.name for found in rows if found.cell.id in row.cell.beside]
+        label = "in one place" if len(baselines) == 1 else f"in one place, for {beside[0]}"
+        _centralized(axes, row, metric, axis, scale, label, index)
+    for figure in summary.study.published:
+        if figure.curve is not None and axis == "rounds" and metric == "accuracy" and _fits(figure, rows):
+            numbers = range(1, len(figure.curve) + 1)
+            values = [100 * value for value in figure.curve]
+            axes.plot(
+                numbers, values, color=BLACK, linestyle=":", marker="x", markersize=4, label=figure.source
+            )
+    if target is not None:
+        axes.axhline(scale * target.value, color=GREY, linewidth=0.8, zorder=0)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=axis == "rounds"))
+    if drawn + len(baselines) > 1 or summary.study.published:
+        axes.legend(fontsize=8, loc="lower right")
+
+
+def _fits(figure: Published, rows: Sequence[Row]) -> bool:
+    return any(
+        all(row.cell.levels.get(name) == level_name(level) for name, level in figure.cells.items())
+        for row in rows
+    )
+
+
+def _shared(rows: Sequence[Row]) -> set[str]:
+    """Factors that are the same in all rows: the panel's title says them."""
+    names = rows[0].cell.levels if rows else {}
+    return {name for name in names if len({row.cell.levels[name] for row in rows}) == 1 and len(rows) > 1}
+
+
+def _curve(axes: Any, row: Row, metric: str, axis: str, scale: float, index: int, label: str) -> None:
+    x, mean, half = _band(row, metric, axis)
+    colour = COLOURS[index]
+    axes.plot(
+        x,
+        scale * mean,
+        color=colour,
+        linestyle=LINES[index],
+        marker=MARKERS[index],
+        markersize=3.5,
+        markevery=max(len(x) // 8, 1),
+        linewidth=1.6,
+        label=label,
+    )
+    axes.fill_between(x, scale * (mean - half), scale * (mean + half), color=colour, alpha=0.15, linewidth=0)
+
+
+def _centralized(axes: Any, row: Row, metric: str, axis: str, scale: float, label: str, index: int) -> None:
+    x, mean, half = _band(row, metric, axis)
+    grey = BLACK if index == 0 else COLOURS[index % TOGETHER]
+    axes.plot(x, scale * mean, color=grey, linestyle=(0, (4, 2)), linewidth=1.8, label=label)
+    axes.fill_between(x, scale * (mean - half), scale * (mean + half), color=grey, alpha=0.10, linewidth=0)
+
+
+def _band(row: Row, metric: str, axis: str) -> tuple[Any, Any, Any]:
+    """x, mean and half the interval at each round that every repeat has evaluated: [points] each.
+
+    Repeats that stopped early keep the value they stopped with.
+    """
+    epochs = row.cell.experiment.training.epochs
+    curves = [dict(_points(repeat, metric, axis, epochs)) for repeat in row.finished]
+    curves = [curve for curve in curves if curve]
+    rounds = sorted(set().union(*curves))
+    x, mean, half = [], [], []
+    for number in rounds:
+        points = [
+            curve[max(known for known in curve if known <= number)]
+            for curve in curves
+            if min(curve) <= number
+        ]
+        values = np.array([value for _, value in points])
+        there = [curve[number][0] for curve in curves if number in curve]
+        x.append(float(np.mean(there)))
+        mean.append(float(values.mean()))
+        spread = float(values.std(ddof=1)) / np.sqrt(len(values)) if len(values) > 1 else 0.0
+        half.append(float(stats.t.ppf(0.5 + LEVEL / 2, len(values) - 1)) * spread if len(values) > 1 else 0.0)
+    order = np.argsort(x)
+    return np.array(x)[order], np.array(mean)[order], np.array(half)[order]
+
+
+def _points(repeat: Repeat, metric: str, axis: str, epochs: int) -> list[tuple[int, tuple[float, float]]]:
+    """(round, (x, value)) of each evaluated round."""
+    found, total = [], 0.0
+    for record in repeat.rounds:
+        if axis == "rounds":
+            total = float(record.round)
+        elif axis == "examples":
+            total += record.num_examples * epochs / 1000
+        else:
+            total += clock(record)
+        value = metric_of(record, metric)
+        if value is not None:
+            found.append((record.round, (total, value)))
+    return found
+
+
+# --- outcomes over levels -----------------------------------------------------------------------------------
+
+
+def _levels(axes: Any, summary: Summary, factor: Factor, measure: Measure) -> int:
+    """Draws one series for each combination of the other factors; how many there are."""
+    names = [level_name(level) for level in factor.levels]
+    numeric = factor.scale != "even"
+    places = [float(name) for name in names] if numeric else [float(at) for at in range(len(names))]
+    series = _series(summary, factor)
+    for index, (label, rows) in enumerate(series[:TOGETHER]):
+        shift = 0.0 if numeric else (index - (len(series[:TOGETHER]) - 1) / 2) * _PAD
+        at = {row.cell.levels[factor.name]: row.of(measure) for row in rows}
+        points = [(place + shift, at[name]) for place, name in zip(places, names, strict=True) if name in at]
+        _series_of(axes, points, index, label)
+    _reference(axes, summary, measure)
+    if numeric:
+        if factor.scale == "log":
+            axes.set_xscale("log")
+        axes.set_xticks(places, names)
+        axes.minorticks_off()
+    else:
+        axes.set_xticks(places, names, rotation=20 if max(map(len, names)) > 9 else 0)
+        axes.set_xlim(-0.5, len(names) - 0.5)
+        axes.grid(axis="x", visible=False)
+    axes.set_xlabel(factor.label or factor.name)
+    axes.set_ylabel(f"{measure.label}{', ' + measure.unit if measure.unit else ''}")
+    if measure.better < 0:
+        axes.set_ylim(bottom=0)
+    return len(series)
+
+
+def _series(summary: Summary, factor: Factor) -> list[tuple[str, list[Row]]]:
+    found: dict[str, list[Row]] = {}
+    for row in summary.compared(factor):
+        others = [level for name, level in row.cell.levels.items() if name != factor.name]
+        found.setdefault(", ".join(others) if summary.study.design == "grid" else "", []).append(row)
+    return list(found.items())
+
+
+def _series_of(axes: Any, points: Sequence[tuple[float, Interval]], index: int, label: str) -> None:
+    colour, marker = COLOURS[index], MARKERS[index]
+    there = [(place, value) for place, value in points if value.mean is not None]
+    if not there:
+        return
+    x = [place for place, _ in there]
+    means = [value.mean or 0.0 for _, value in there]
+    halves = [value.half or 0.0 for _, value in there]
+    axes.errorbar(
+        x,
+        means,
+        yerr=halves,
+        color=colour,
+        marker=marker,
+        markersize=6,
+        linestyle=LINES[index],
+        linewidth=1.0,
+        capsize=4,
+        label=label,
+    )
+    for place, value in there:
+        axes.plot(
+            [place] * value.n, value.values, linestyle="", marker=".", color=colour, alpha=0.45, markersize=5
+        )
+
+
+def _reference(axes: Any, summary: Summary, measure: Measure) -> None:
+    """Training in one place as a dashed line, where it is one figure for all."""
+    if measure.better <= 0 or len(summary.baselines) != 1:
+        return
+    value = summary.baselines[0].of(measure)
+    if value.mean is not None:
+        axes.axhline(value.mean, color=BLACK, linestyle=(0, (4, 2)), linewidth=1.2, zorder=1)
+        axes.annotate(
+            "in one place",
+            (1, value.mean),
+            xycoords=("axes fraction", "data"),
+            xytext=(-2, 3),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
+        )
+
+
+def _plot(figure: Figure, name: str, text: str) -> Plot:
+    inline = svg(figure, name)
+    whole, png = io.BytesIO(), io.BytesIO()
+    with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": name}):
+        figure.savefig(whole, format="svg", metadata={"Date": None, "Creator": None})
+    figure.savefig(png, format="png", dpi=150)
+    return Plot(name, text, inline, whole.getvalue(), png.getvalue())

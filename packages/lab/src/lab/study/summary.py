@@ -1,0 +1,184 @@
+"""What a section's records come to: for each cell its measures with intervals, for each factor its effects.
+
+Made of the records alone. A cell that was planned and has no record, and a repeat that failed, are rows too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from lab.study.cells import Cell, cells
+from lab.study.files import Factor, Published, Section, Study, level_name
+from lab.study.intervals import Difference, Interval, interval
+from lab.study.measures import Measure, named, target_of
+from lab.study.records import CellRecord, Repeat
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cell."""
+
+    cell: Cell
+    record: CellRecord | None
+
+    @property
+    def finished(self) -> tuple[Repeat, ...]:
+        repeats = self.record.repeats if self.record else ()
+        return tuple(repeat for repeat in repeats if repeat.state == "finished")
+
+    @property
+    def failed(self) -> tuple[Repeat, ...]:
+        repeats = self.record.repeats if self.record else ()
+        return tuple(repeat for repeat in repeats if repeat.state == "failed")
+
+    @property
+    def name(self) -> str:
+        return (
+            ", ".join(self.cell.levels.values()) or "centralized"
+            if self.cell.kind == "federated"
+            else "in one place"
+        )
+
+    def of(self, measure: Measure) -> Interval:
+        return interval([measure.of(repeat) for repeat in self.finished])
+
+    def by_seed(self, measure: Measure) -> dict[int, float]:
+        found = {repeat.seed: measure.of(repeat) for repeat in self.finished}
+        return {seed: value for seed, value in found.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What going from a factor's first level to another does to a measure, other factors averaged over."""
+
+    key: str
+    factor: Factor
+    reference: str
+    level: str
+    measure: Measure
+    difference: Difference
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A published figure beside ours."""
+
+    figure: Published
+    row: Row
+    measure: Measure
+    ours: Interval
+
+
+@dataclass(frozen=True)
+class Summary:
+    section: Section
+    rows: tuple[Row, ...]  # federated, in the study's order
+    baselines: tuple[Row, ...]
+
+    @property
+    def study(self) -> Study:
+        return self.section.study
+
+    @property
+    def records(self) -> list[CellRecord]:
+        return [row.record for row in (*self.rows, *self.baselines) if row.record is not None]
+
+    @cached_property
+    def outcomes(self) -> tuple[Measure, ...]:
+        return tuple(named(name, self.study) for name in self.study.outcomes)
+
+    @cached_property
+    def columns(self) -> tuple[Measure, ...]:
+        """Of the table: the outcomes, then what reaching the target takes; energy where it was measured."""
+        names = list(self.study.outcomes)
+        if target_of(self.study) is not None:
+            names += [
+                "rounds_to_target",
+                "seconds_to_target",
+                "bytes_to_target",
+                "cpu_to_target",
+                "joules_to_target",
+            ]
+        else:
+            names += ["seconds", "bytes", "cpu_seconds", "joules"]
+        columns = [named(name, self.study) for name in dict.fromkeys(names)]
+        measured = any(repeat.joules is not None for row in self.rows for repeat in row.finished)
+        return tuple(column for column in columns if measured or not column.name.startswith("joules"))
+
+    def baseline_of(self, row: Row) -> Row | None:
+        return next((found for found in self.baselines if row.cell.id in found.cell.beside), None)
+
+    def share_of_centralized(self, row: Row, measure: Measure) -> Interval | None:
+        """In %, seed by seed: the same data, the same first weights."""
+        baseline = self.baseline_of(row)
+        if baseline is None or measure.better <= 0:
+            return None
+        theirs = baseline.by_seed(measure)
+        own = row.by_seed(measure)
+        shares = [100 * value / theirs[seed] for seed, value in own.items() if theirs.get(seed)]
+        return interval(shares)
+
+    def level(self, factor: Factor, level: str, measure: Measure) -> Interval:
+        """Of all cells at this level, seed by seed; only seeds that every one of them has."""
+        rows = [row for row in self.compared(factor) if row.cell.levels.get(factor.name) == level]
+        by_seed = [row.by_seed(measure) for row in rows]
+        seeds = set.intersection(*(set(own) for own in by_seed)) if by_seed else set()
+        return interval([sum(own[seed] for own in by_seed) / len(by_seed) for seed in sorted(seeds)])
+
+    def compared(self, factor: Factor) -> list[Row]:
+        """Cells that show what this factor does: all of a grid, or those where the others rest."""
+        if self.study.design == "grid":
+            return list(self.rows)
+        rest = {
+            other.name: level_name(other.levels[0]) for other in self.study.factors if other is not factor
+        }
+        return [row for row in self.rows if all(row.cell.levels[name] == at for name, at in rest.items())]
+
+    def effects(self) -> list[Effect]:
+        found = []
+        for factor in self.study.factors:
+            names = [level_name(level) for level in factor.levels]
+            for measure in self.outcomes:
+                first = self.level(factor, names[0], measure)
+                for name in names[1:]:
+                    difference = Difference(first, self.level(factor, name, measure))
+                    found.append(Effect(self.section.key, factor, names[0], name, measure, difference))
+        return found
+
+    def comparisons(self) -> list[Comparison]:
+        found = []
+        for figure in self.study.published:
+            if figure.value is None:
+                continue
+            measure = named(figure.measure, self.study)
+            for row in self.baselines if figure.centralized else self.rows:
+                if all(row.cell.levels.get(name) == level_name(at) for name, at in figure.cells.items()):
+                    found.append(Comparison(figure, row, measure, row.of(measure)))
+        return found
+
+
+def summary(section: Section, records: Mapping[str, CellRecord]) -> Summary:
+    """`records`: by cell."""
+    planned = cells(section)
+    rows = [Row(cell, records.get(cell.id)) for cell in planned]
+    federated = tuple(row for row in rows if row.cell.kind == "federated")
+    return Summary(section, federated, tuple(row for row in rows if row.cell.kind == "centralized"))
+
+
+def ranked(summaries: Sequence[Summary]) -> dict[str, list[Effect]]:
+    """By measure, each factor's largest effect on it, the largest first."""
+    largest: dict[tuple[str, str, str], Effect] = {}
+    for found in summaries:
+        for effect in found.effects():
+            if effect.difference.mean is None:
+                continue
+            key = (effect.measure.name, effect.key, effect.factor.name)
+            before = largest.get(key)
+            if before is None or abs(effect.difference.mean) > abs(before.difference.mean or 0.0):
+                largest[key] = effect
+    table: dict[str, list[Effect]] = {}
+    for effect in sorted(largest.values(), key=lambda found: -abs(found.difference.mean or 0.0)):
+        table.setdefault(effect.measure.name, []).append(effect)
+    return table

@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from roundtable.experiment import Experiment
+from roundtable.fleet import Conditions
 from roundtable.types import ClientId, Digest, OrderId, RunId, Seconds, WorkerId
 from roundtable.weights import ArraySpec, Manifest
 
@@ -81,6 +82,7 @@ class Order(Reply):
     shard: Count | None = None  # evaluate: this shard of the task's test set
     weights: Digest | None = None
     state: Digest | None = None
+    machine: Conditions | None = None  # train: what this client's is like this time, to be acted out
     task_hash: Digest | None = None  # nothing before the run is initialized
     data_hash: Digest | None = None
     head: Digest | None = None  # stop: the ledger's last entry

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from roundtable.codec import size_limit
 from roundtable.experiment import Experiment
+from roundtable.fleet import Conditions
 from roundtable.messages import Initialized, Order, Plan, RoundRecord, RunState
 from roundtable.types import ClientId, Digest, RunId, Seconds, WorkerId
 from roundtable.weights import Manifest
@@ -128,9 +129,17 @@ class ActiveRun:
             shard=key.shard if key.shard >= 0 else None,
             weights=weights,
             state=self.states.get(key.client) if key.kind == "train" else None,
+            machine=self._machine(key),
             task_hash=known.task_hash if known else None,
             data_hash=known.data_hash if known else None,
         )
+
+    def _machine(self, key: Key) -> Conditions | None:
+        """By the real clock: what the worker is to act out for this client."""
+        fleet = self.machine.fleet
+        if key.kind != "train" or fleet is None or fleet.virtual:
+            return None
+        return fleet.conditions(key.round, key.trial, key.client)
 
     @property
     def plan(self) -> Plan:

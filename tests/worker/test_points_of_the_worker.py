@@ -63,3 +63,16 @@ def test_without_an_address_none_is_made_and_nothing_runs() -> None:
     points.start()
     points.trained(order(1), Account(num_examples=1, num_steps=1))
     points.close()
+
+
+@pytest.mark.parametrize(("ahead", "shown"), [(0.5, 5000), (59.0, 5000), (-7200.0, 12200), (7200.0, -2200)])
+def test_points_are_told_in_the_aggregators_time_where_this_machines_clock_is_far_off(
+    sink: Sink, ahead: float, shown: int
+) -> None:
+    points = Points(Telemetry(sink.url), "s", "pi-3", 1, wall=lambda: 5000.0)
+    points.start()
+    points.joined("w2", 5000.0 - ahead)
+    points.trained(order(3), Account(num_examples=1, num_steps=1))
+    points.close(5.0)
+    (found,) = sink.wait_for("^fl_client")
+    assert found.rsplit(" ", 1)[1] == str(shown * 10**9)

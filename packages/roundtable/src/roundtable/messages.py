@@ -54,6 +54,8 @@ class Join(Message):
     memory_bytes: Count
     accelerator: str | None = None  # "GPU: NVIDIA …" or nothing
     pinned: PinnedData | None = None
+    time: float | None = None  # Unix seconds on the worker's clock
+    trouble: Annotated[str, Field(max_length=1000)] | None = None  # why it cannot take part
 
 
 class Joined(Reply):
@@ -61,6 +63,8 @@ class Joined(Reply):
     session_token: str
     lost_after: Seconds  # silent for longer than this, a worker is lost
     poll_seconds: Seconds
+    time: float | None = None  # Unix seconds on the aggregator's clock
+    warnings: tuple[str, ...] = ()  # for the worker's log: its clock is off, its name is taken
 
 
 # --- orders -------------------------------------------------------------------------------------------------

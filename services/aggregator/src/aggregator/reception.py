@@ -6,11 +6,13 @@ Changes are told to the store and to the active run inside a turn; a poll that c
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Iterator
+from typing import Final
 
-from roundtable.errors import StorageFull, Unauthorized
+from roundtable.errors import NotPossible, RoundtableError, StorageFull, Unauthorized
 from roundtable.messages import Join, Joined, Poll, PollReply, WorkerView
-from roundtable.types import WorkerId
+from roundtable.types import Seconds, WorkerId
 
 from aggregator import views
 from aggregator.clock import Clock, Timer
@@ -24,6 +26,8 @@ from aggregator.settings import ServiceSettings
 from aggregator.tokens import Tokens
 from aggregator.turns import Turns
 from aggregator.workers import State, Worker, Workers
+
+QUIET: Final[Seconds] = 60.0
 
 
 class Reception:
@@ -44,6 +48,7 @@ class Reception:
         self._points = points
         self._workers = Workers(clock, settings.lost_after)
         self._check: Timer | None = None
+        self._refused: dict[tuple[str, str], Seconds] = {}  # (peer, reason) → when it was told
         self.runs: Runs
 
     async def begin(self) -> None:
@@ -70,6 +75,8 @@ class Reception:
 
     async def join(self, join: Join) -> Joined:
         """Raises NotPossible, StorageFull. The version is checked before (workers.check_version)."""
+        if join.trouble is not None:
+            raise NotPossible(f"node {join.node} cannot take part: {join.trouble}")
 
         async def admit() -> Worker:
             row = self._workers.admit(join)
@@ -78,12 +85,29 @@ class Reception:
             return row
 
         row = await self._turns.submit(admit)
+        now = self._clock.wall()
+        warnings = self._workers.doubts(row, now)
+        for text in warnings:
+            trouble("a node should be looked at", worker=row.id, node=row.node, host=join.host, detail=text)
         return Joined(
             worker=row.id,
             session_token=self._tokens.session(row.id),
             lost_after=self._settings.lost_after,
             poll_seconds=self._settings.poll_seconds,
+            time=now,
+            warnings=warnings,
         )
+
+    def refuse(self, peer: str, error: RoundtableError) -> None:
+        """Say that somebody could not join, and why; for the same reason once a minute, however often they
+        try."""
+        reason, now = (peer, re.sub(r"\d+", "", str(error))), self._clock.monotonic()
+        if now - self._refused.get(reason, -QUIET) < QUIET:
+            return
+        if len(self._refused) >= 1024:
+            self._refused.clear()
+        self._refused[reason] = now
+        trouble("join refused", peer=peer, detail=str(error))
 
     def known(self, authorization: str | None) -> WorkerId:
         """Whose session token this is. Raises Unauthorized."""

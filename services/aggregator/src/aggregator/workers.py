@@ -7,7 +7,7 @@ changed. A worker's id belongs to its instance id for good, over restarts of the
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from roundtable.errors import IncompatibleVersion, NotPossible, Unknown
 from roundtable.messages import PROTOCOL, Join, Poll
@@ -16,6 +16,7 @@ from roundtable.types import Seconds, WorkerId
 from aggregator.clock import Clock
 
 State = Literal["present", "lost", "left"]
+CLOCK_OFF: Final[Seconds] = 60.0  # no network delay is so long
 
 
 @dataclass
@@ -110,6 +111,23 @@ class Workers:
         times = [(now if row.polls else row.heard) + self.lost_after for row in self.present]
         return min(times, default=None)
 
+    def doubts(self, worker: Worker, now: Seconds) -> tuple[str, ...]:
+        """What its people should know of a worker that has just joined. `now`: Unix seconds."""
+        found, join = [], worker.join
+        if join.time is not None and abs(ahead := join.time - now) > CLOCK_OFF:
+            found.append(
+                f"node {join.node}'s clock is {_span(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'} "
+                "the aggregator's: set it (timedatectl set-ntp true); until then what Telegraf tells of it "
+                "is shown at wrong times"
+            )
+        for row in self.present:
+            if row.node == join.node and row.join.host != join.host and row.id != worker.id:
+                found.append(
+                    f"node name {join.node} is taken twice, by worker {row.id} on {row.join.host} and by "
+                    f"{worker.id} on {join.host}: give one another NODE_NAME, or their figures run together"
+                )
+        return tuple(found)
+
     def _check_node_is_free(self, join: Join) -> None:
         for row in self.present:
             if row.pinned and row.node == join.node and row.join.instance != join.instance:
@@ -120,3 +138,11 @@ class Workers:
                     "give this node another name, or stop that worker "
                     f"(a dead one is let go after {self.lost_after:g} s)"
                 )
+
+
+def _span(seconds: Seconds) -> str:
+    for size, name in ((86_400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= size:
+            count = round(seconds / size)
+            return f"{count} {name}{'s' if count != 1 else ''}"
+    return f"{seconds:.0f} seconds"

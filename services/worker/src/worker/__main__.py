@@ -13,19 +13,20 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from queue import SimpleQueue
 from types import FrameType
 from typing import TypeAlias
 
 import httpx
-from roundtable.errors import RoundtableError
+from roundtable.errors import InvalidData, RoundtableError
 from roundtable.messages import PROTOCOL, Join, Plan
 from roundtable.tasks.pinned import count_labels
 from roundtable.telemetry import Telemetry, source
 
 from worker import logs, machine
 from worker.agent import Agent
-from worker.link import Link
+from worker.link import Limits, Link
 from worker.points import Points
 from worker.runtime import accelerator
 from worker.settings import Settings, load, read_token
@@ -142,20 +143,49 @@ def _agent(settings: Settings, ends: Ends, points: Points) -> Agent:
         cpus=machine.cpus(),
         memory_bytes=machine.memory_bytes(),
         accelerator=accelerator(),
-        pinned=count_labels(settings.data_dir) if settings.data_dir else None,
     )
     link = Link(
         settings.aggregator_url,
         lambda: read_token(settings.join_token_file),
         transport=_transport(settings),
     )
+    if settings.data_dir is not None:
+        try:
+            join = join.model_copy(update={"pinned": count_labels(settings.data_dir)})
+        except InvalidData as error:
+            _tell(settings, join, error)
+            raise InvalidData(f"DATA_DIR: {error}") from None
+    touch = _Touch(settings.answered_file)
+    return Agent(link, join, make_trainer, ends.put, points=points, answered=touch)
 
-    def answered() -> None:
-        if settings.answered_file is not None:
-            with suppress(OSError):  # then the worker looks ill, and works all the same
-                settings.answered_file.touch()
 
-    return Agent(link, join, make_trainer, ends.put, points=points, answered=answered)
+def _tell(settings: Settings, join: Join, error: InvalidData) -> None:
+    """The aggregator's people as well: they may be nearer to a screen than this node is."""
+    limits = Limits(connect=2.0, read=2.0, write=2.0)
+    token = read_token(settings.join_token_file)
+    link = Link(settings.aggregator_url, lambda: token, transport=_transport(settings), limits=limits)
+    with suppress(RoundtableError):  # it refuses, as it should; or is not there
+        link.join(join.model_copy(update={"trouble": f"DATA_DIR: {error}"[:1000]}))
+    link.close()
+
+
+class _Touch:
+    """Touches the file for health checks; where that cannot be done the worker looks ill, says so once, and
+    works all the same.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path, self._said = path, False
+
+    def __call__(self) -> None:
+        if self._path is None:
+            return
+        try:
+            self._path.touch()
+        except OSError as error:
+            if not self._said:
+                logs.warn("health file cannot be touched", file=str(self._path), detail=error.strerror)
+            self._said = True
 
 
 def _refuse(error: RoundtableError) -> int:

@@ -11,6 +11,7 @@ and benchmarks.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -152,18 +153,26 @@ class Agent:
                 raise InvalidSetting(
                     f"JOIN_TOKEN_FILE: the aggregator at {self._link.url} refuses the token in it ({error})"
                 ) from None
+            except Unknown as error:
+                raise InvalidSetting(
+                    f"AGGREGATOR_URL: what answers at {self._link.url} is no aggregator ({error}): "
+                    "check the address"
+                ) from None
             except IncompatibleVersion as error:
                 raise IncompatibleVersion(
                     f"this worker speaks protocol version {PROTOCOL}; {error}"
                 ) from None
             except (*PASSING, NotPossible) as error:
-                if type(error).__name__ != said:
-                    said = type(error).__name__
+                reason = re.sub(r"\d+", "", str(error))  # whose figures change with each try
+                if reason != said:
+                    said = reason
                     warn("waiting for the aggregator", detail=str(error))
                 self.board.pause(backoff.next())
                 continue
             say("joined", aggregator=self._link.url, worker=joined.worker)
-            self._points.joined(joined.worker)
+            for text in joined.warnings:
+                warn("the aggregator warns", detail=text)
+            self._points.joined(joined.worker, joined.time)
             self._joined.set()
             self.board.nudge()
             return True

@@ -10,6 +10,7 @@ Any other error is an answer.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -110,6 +111,7 @@ class Link:
 
     def join(self, join: Join) -> Joined:
         """Introduce this worker; the session token in the reply is used from then on."""
+        join = join.model_copy(update={"time": time.time()})
         content = self._request("POST", "/v1/join", self._limits.of(), json=join, token=self._join_token())
         self._session = self._parsed(Joined, content)
         return self._session

@@ -19,6 +19,7 @@ from worker.account import Traffic, cpu_seconds, memory_bytes
 
 EVERY: Final[Seconds] = 5.0
 FAREWELL: Final[Seconds] = 0.5  # for the last points
+CLOCK_OFF: Final[Seconds] = 60.0  # no network delay is so long
 
 
 class Points:
@@ -38,6 +39,7 @@ class Points:
         self._source, self._node, self._limit = source, node, limit
         self._every, self._wall = every, wall
         self._worker: WorkerId = ""
+        self._ahead: Seconds = 0.0  # of the aggregator's clock
         self._run: RunId = ""
         self._clients: dict[ClientId, int] = {}  # → the last round it was trained in
         self._cpu, self._since = cpu_seconds(), time.monotonic()
@@ -55,8 +57,12 @@ class Points:
         if self._telemetry is not None:
             self._telemetry.close(patience)
 
-    def joined(self, worker: WorkerId) -> None:
+    def joined(self, worker: WorkerId, time: Seconds | None = None) -> None:
+        """`time`: the aggregator's, in Unix seconds. Where this machine's is far off, points are told in
+        it."""
         self._worker = worker
+        ahead = 0.0 if time is None else self._wall() - time
+        self._ahead = ahead if abs(ahead) > CLOCK_OFF else 0.0
 
     def trained(self, order: Order, account: Account) -> None:
         """A client's training has ended and its update is about to be sent."""
@@ -87,7 +93,7 @@ class Points:
             "bytes_in": account.bytes_in,
             "bytes_out": account.bytes_out,
         }
-        self._telemetry.put(Point("fl_client", tags, fields, self._wall()))
+        self._telemetry.put(Point("fl_client", tags, fields, self._wall() - self._ahead))
 
     def _beat(self) -> None:
         while not self._closing.wait(self._every):
@@ -110,4 +116,4 @@ class Points:
             "clients": len(self._clients),
             "dropped": self._telemetry.dropped,
         }
-        self._telemetry.put(Point("fl_worker", tags, fields, self._wall()))
+        self._telemetry.put(Point("fl_worker", tags, fields, self._wall() - self._ahead))

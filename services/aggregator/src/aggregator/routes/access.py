@@ -71,6 +71,10 @@ async def check_origin(request: Request) -> None:
         raise HTTPException(403, f"Origin {origin:.100}: requests from other sites' pages are refused")
 
 
+def peer(request: Request) -> str:
+    return request.client.host if request.client else "unknown"
+
+
 def worker_of(request: Request) -> WorkerId:
     """Raises Unauthorized."""
     return service_of(request).reception.known(authorization(request))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
+from roundtable.errors import Unauthorized
 from starlette.responses import Response
 
-from aggregator.routes.access import JOIN, authorization, service_of
+from aggregator.routes.access import JOIN, authorization, peer, service_of
 
 router = APIRouter(tags=["telemetry"])
 
@@ -14,8 +15,11 @@ router = APIRouter(tags=["telemetry"])
 async def write(request: Request, precision: str = "ns") -> Response:
     """Line protocol with nanoseconds, plain or gzip, as InfluxDB's own /write takes it; 1 MiB at most."""
     service = service_of(request)
-    service.tokens.check_join(authorization(request))
-    peer = request.client.host if request.client else "unknown"
+    try:
+        service.tokens.check_join(authorization(request))
+    except Unauthorized as error:
+        service.reception.refuse(peer(request), error)
+        raise
     encoding = request.headers.get("content-encoding", "").strip().lower()
-    service.relay.take(peer, await request.body(), encoding, precision)
+    service.relay.take(peer(request), await request.body(), encoding, precision)
     return Response(status_code=204)

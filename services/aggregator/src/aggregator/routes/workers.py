@@ -7,7 +7,7 @@ import json
 from fastapi import APIRouter, Depends, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
-from roundtable.errors import InvalidInput
+from roundtable.errors import IncompatibleVersion, InvalidInput, NotPossible, Unauthorized
 from roundtable.messages import Join, Joined, Poll, PollReply, WorkerView
 from starlette.responses import Response
 
@@ -18,6 +18,7 @@ from aggregator.routes.access import (
     authorization,
     check_reader,
     json_of,
+    peer,
     service_of,
     worker_of,
 )
@@ -40,8 +41,16 @@ _VIEWS = TypeAdapter(tuple[WorkerView, ...])
 )
 async def join(request: Request) -> Response:
     """Introduce a worker. The same instance gets the same id again."""
-    service = service_of(request)
-    service.tokens.check_join(authorization(request))
+    reception = service_of(request).reception
+    try:
+        return json_of(await reception.join(await _introduction(request)))
+    except (Unauthorized, IncompatibleVersion, NotPossible) as error:
+        reception.refuse(peer(request), error)
+        raise
+
+
+async def _introduction(request: Request) -> Join:
+    service_of(request).tokens.check_join(authorization(request))
     try:
         body = json.loads(await request.body())
     except ValueError as error:
@@ -51,10 +60,9 @@ async def join(request: Request) -> Response:
             body.get("protocol")
         )  # another version may have other fields, so before they are looked at
     try:
-        introduction = Join.model_validate_json(json.dumps(body))
+        return Join.model_validate_json(json.dumps(body))
     except ValidationError as error:
         raise RequestValidationError(error.errors(include_url=False)) from None
-    return json_of(await service.reception.join(introduction))
 
 
 @router.post("/v1/poll", response_model=PollReply, openapi_extra=SESSION)

@@ -79,6 +79,24 @@ def learning_curve(rounds: Sequence[RoundRecord]) -> str:
         return svg(figure, "learning")
 
 
+def virtual_time(rounds: Sequence[RoundRecord]) -> str:
+    """Accuracy on the test set over virtual seconds."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 2.8), layout="constrained")
+        axes = figure.subplots()
+        ends = np.cumsum([record.virtual_seconds or 0.0 for record in rounds])
+        scored = [
+            (end, 100 * record.accuracy)
+            for end, record in zip(ends, rounds, strict=True)
+            if record.accuracy is not None
+        ]
+        axes.plot([end for end, _ in scored], [value for _, value in scored], BLUE, marker="o", markersize=3)
+        axes.set_xlim(left=0)
+        axes.set_ylabel("test accuracy, %")
+        axes.set_xlabel("virtual seconds")
+        return svg(figure, "virtual")
+
+
 def phases(rounds: Sequence[RoundRecord]) -> str:
     """Seconds a round, stacked by phase; what no phase claims is `other`."""
     with matplotlib.rc_context(STYLE):

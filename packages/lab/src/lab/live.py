@@ -117,8 +117,15 @@ def title(experiment: Experiment) -> str:
     cohort = "" if experiment.cohort_size == clients.count else f", {experiment.cohort_size} a round"
     return (
         f"{experiment.name} · {experiment.task} · {clients.count} clients"
-        f" ({experiment.partition.kind}{cohort}) · {experiment.rounds.count} rounds"
+        f" ({experiment.partition.kind}{cohort}) · {experiment.rounds.count} rounds{_machines(experiment)}"
     )
+
+
+def _machines(experiment: Experiment) -> str:
+    """What is not plain about its machines."""
+    machines = experiment.machines
+    profiles = f" · {' and '.join(sorted(machines.profiles))} profiles" if machines.profiles else ""
+    return profiles + (" · virtual clock" if machines.clock == "virtual" else "")
 
 
 def percent(accuracy: float | None) -> str:
@@ -130,7 +137,7 @@ def round_line(record: RoundRecord) -> str:
 
 
 def styled_round_line(record: RoundRecord) -> Text:
-    trouble = bool(record.late or record.lost or record.attempt > 1)
+    trouble = bool(record.late or record.dropped or record.lost or record.attempt > 1)
     return Text.assemble(_figures(record), "  ", (_clients(record), ORANGE if trouble else ""))
 
 
@@ -145,8 +152,10 @@ def _figures(record: RoundRecord) -> str:
 def _clients(record: RoundRecord) -> str:
     parts = [f"{len(record.participants)} in"]
     parts += [f"{record.late} late"] if record.late else []
+    parts += [f"{record.dropped} dropped"] if record.dropped else []
     parts += [f"{record.lost} lost"] if record.lost else []
     parts += [f"try {record.attempt}"] if record.attempt > 1 else []
+    parts += [f"{record.virtual_seconds:.1f} virtual s"] if record.virtual_seconds is not None else []
     return ", ".join(parts)
 
 

@@ -39,7 +39,11 @@ def html(result: Result) -> str:
         phase_sums={name: sum(values) for name, values in charts.phase_table(rounds).items()},
         workers=_accounts(result),
         settings=experiment_toml(result.experiment),
-        trouble=[record for record in rounds if record.late or record.lost or record.attempt > 1],
+        trouble=[
+            record for record in rounds if record.late or record.dropped or record.lost or record.attempt > 1
+        ],
+        virtual=charts.virtual_time(rounds) if result.clock == "virtual" else None,
+        profiles=_profiles(result),
     )
 
 
@@ -59,6 +63,16 @@ def _sizes(result: Result) -> tuple[int, int] | None:
         return None
     totals = [sum(row) for row in result.partition.counts]
     return min(totals), max(totals)
+
+
+def _profiles(result: Result) -> list[dict[str, Any]]:
+    """How many clients have which machine; nothing where all are plain."""
+    experiment = result.experiment
+    sizes = experiment.machines.sizes(experiment.clients.count)
+    return [
+        {"name": name, "clients": size, **experiment.machines.profiles[name].model_dump()}
+        for name, size in sizes.items()
+    ]
 
 
 def _accounts(result: Result) -> list[dict[str, Any]]:

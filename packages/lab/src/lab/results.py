@@ -44,6 +44,9 @@ class Final(Value):
     best_round: int | None
     seconds: Seconds  # from the first train order to the last commit
     round_seconds: Seconds  # the rounds' own, summed: without the pause where a run was interrupted
+    virtual_seconds: Seconds | None = None  # virtual clock: what the rounds would have taken, summed
+    late: int = 0  # updates that deadline or over-sampling cut, all rounds
+    dropped: int = 0  # updates that got lost, all rounds
     bytes_up: int  # updates, all workers
     bytes_down: int  # weights and states, all workers
     weights_hash: Digest
@@ -93,6 +96,7 @@ class Result(Value):
     ledger_head: Digest | None
     command: str  # repeats the run
     replay_of: RunId | None = None
+    clock: Literal["real", "virtual"] = "real"  # which seconds decided who was late
 
 
 def result_of(
@@ -111,6 +115,7 @@ def result_of(
         why = f": {detail.reason}" if detail.reason else ""
         raise InvalidInput(f"run {detail.id} is {detail.state} and has no committed round{why}")
     last = rounds[-1]
+    virtual = [record.virtual_seconds for record in rounds if record.virtual_seconds is not None]
     scored = [record for record in rounds if record.accuracy is not None]
     best = max(scored, key=lambda record: record.accuracy or 0.0, default=None)
     final = Final(
@@ -122,6 +127,9 @@ def result_of(
         best_round=best.round if best else None,
         seconds=last.committed - (detail.first_order or rounds[0].started),
         round_seconds=sum(record.seconds for record in rounds),
+        virtual_seconds=sum(virtual) if virtual else None,
+        late=sum(record.late for record in rounds),
+        dropped=sum(record.dropped for record in rounds),
         bytes_up=sum(record.bytes_up for record in rounds),
         bytes_down=sum(record.bytes_down for record in rounds),
         weights_hash=last.weights_hash,
@@ -143,6 +151,7 @@ def result_of(
         ledger_head=detail.head,
         command=command,
         replay_of=replay_of,
+        clock="virtual" if virtual else "real",
     )
 
 
@@ -224,7 +233,7 @@ def rounds_csv(rounds: tuple[RoundRecord, ...]) -> str:
         "bytes_down",
         "num_examples",
     ]
-    columns += ["clients", "late", "lost", "committed", "weights_hash"]
+    columns += ["clients", "late", "dropped", "lost", "committed", "virtual_seconds", "weights_hash"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns + [f"seconds_{name}" for name in phases] + metrics)
@@ -236,9 +245,10 @@ def rounds_csv(rounds: tuple[RoundRecord, ...]) -> str:
             record.num_examples,
             len(record.participants),
             record.late,
+            record.dropped,
             record.lost,
         ]
-        cells = [*row, record.committed, record.weights_hash]
+        cells = [*row, record.committed, record.virtual_seconds, record.weights_hash]
         cells += [record.phases.get(name) for name in phases] + [record.metrics.get(name) for name in metrics]
         writer.writerow(["" if cell is None else cell for cell in cells])
     return text.getvalue()

@@ -1,7 +1,9 @@
 """Panels as plain functions: each returns Grafana's classic panel JSON. dashboards.py puts them together.
 
 One query language (InfluxQL, what runs on InfluxDB 1.6.7 to 2.x), one data source, one palette: Okabe and Ito's, which
-the colour-blind can tell apart. Sizes are in Grafana's grid of 24 columns; `place` lays rows out.
+the colour-blind can tell apart, for every series whose name is known here (workers are w1, w2, …); runs and hosts take
+Grafana's own palette. Options are those of Grafana 12.4's panel schemas. Sizes are in Grafana's grid of 24 columns;
+`place` lays rows out.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ SOURCE: Json = {"type": "influxdb", "uid": "lab-influxdb"}
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#7F7F7F",
 )  # fmt: skip
-PALETTE = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW, GREY)
+PALETTE = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED, GREY)  # yellow is too pale on white
+WORKERS = 42  # w1 … w42 have colours of their own; the seven come round again
 
 
 def query(sql: str, alias: str = "", table: bool = False, ref: str = "A") -> Json:
@@ -61,16 +64,16 @@ def curve(
     stacked: bool = False,
     points: bool = False,
     bars: bool = False,
+    scattered: bool = False,
     calcs: tuple[str, ...] = ("lastNotNull", "mean", "max"),
-    legend: str = "right",
 ) -> Json:
-    """A time series with last, mean and max in its legend."""
+    """A time series with last, mean and max in its legend. `scattered`: marks without lines between them."""
     made = panel("timeseries", title, queries, why=why, empty=empty, unit=unit)
     made["fieldConfig"]["defaults"]["custom"] = {
-        "drawStyle": "bars" if bars else "line",
+        "drawStyle": "points" if scattered else "bars" if bars else "line",
         "lineWidth": 0 if bars else 2,
         "fillOpacity": 70 if bars else 25 if stacked else 0,
-        "showPoints": "always" if points else "never",
+        "showPoints": "always" if points or scattered else "never",
         "pointSize": 6,
         "spanNulls": 60_000,
         "stacking": {"mode": "normal" if stacked else "none", "group": "A"},
@@ -80,20 +83,32 @@ def curve(
     if high is not None:
         made["fieldConfig"]["defaults"]["max"] = high
     made["options"] = {
-        "legend": {"displayMode": "table", "placement": legend, "calcs": list(calcs), "showLegend": True},
+        "legend": {"displayMode": "table", "placement": "bottom", "calcs": list(calcs), "showLegend": True},
         "tooltip": {"mode": "multi", "sort": "desc"},
     }
     return made
 
 
 def stat(
-    title: str, queries: list[Json], *, why: str, empty: str, unit: str = "short", decimals: int | None = None
+    title: str,
+    queries: list[Json],
+    *,
+    why: str,
+    empty: str,
+    unit: str = "short",
+    decimals: int | None = None,
+    alarm: float | None = None,
 ) -> Json:
-    """One large number, the last."""
+    """One large number, the last; with several queries each by its name. Red from `alarm` on."""
     made = panel("stat", title, queries, why=why, empty=empty, unit=unit)
-    made["fieldConfig"]["defaults"]["color"] = {"mode": "fixed", "fixedColor": BLUE}
+    defaults = made["fieldConfig"]["defaults"]
+    defaults["color"] = {"mode": "fixed", "fixedColor": BLUE}
     if decimals is not None:
-        made["fieldConfig"]["defaults"]["decimals"] = decimals
+        defaults["decimals"] = decimals
+    if alarm is not None:
+        defaults["color"] = {"mode": "thresholds"}
+        steps = [{"value": None, "color": BLUE}, {"value": alarm, "color": RED}]
+        defaults["thresholds"] = {"mode": "absolute", "steps": steps}
     made["options"] = {
         "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
         "colorMode": "value",
@@ -104,15 +119,38 @@ def stat(
 
 
 def table(
-    title: str, queries: list[Json], *, why: str, empty: str, units: dict[str, str] | None = None
+    title: str,
+    queries: list[Json],
+    columns: dict[str, tuple[str, str]],
+    *,
+    why: str,
+    empty: str,
+    sort: str = "",
 ) -> Json:
-    """Rows as they are; `units` by column."""
+    """Rows with the `columns` {name in the answer: (heading, unit)}, in that order; what is not there shows a dash."""
     made = panel("table", title, queries, why=why, empty=empty)
     made["fieldConfig"]["overrides"] = [
+        {"matcher": {"id": "byRegexp", "options": "/.*/"}, "properties": [{"id": "noValue", "value": "–"}]}
+    ] + [
         {"matcher": {"id": "byName", "options": name}, "properties": [{"id": "unit", "value": unit}]}
-        for name, unit in (units or {}).items()
+        for name, (_, unit) in columns.items()
+        if unit
     ]
-    made["options"] = {"showHeader": True, "cellHeight": "sm"}
+    made["transformations"] = [
+        {
+            "id": "organize",
+            "options": {
+                "excludeByName": {} if "Time" in columns else {"Time": True},
+                "indexByName": {name: place for place, name in enumerate(columns)},
+                "renameByName": {name: heading for name, (heading, _) in columns.items()},
+            },
+        }
+    ]
+    # Grafana's own least width, 150, pushes columns out of sight.
+    made["fieldConfig"]["defaults"]["custom"] = {"minWidth": 60}
+    made["options"] = {"showHeader": True, "cellHeight": "sm", "frameIndex": 0}
+    if sort:
+        made["options"]["sortBy"] = [{"displayName": sort, "desc": False}]
     return made
 
 
@@ -124,25 +162,46 @@ def bars(title: str, queries: list[Json], *, why: str, empty: str, unit: str = "
     made["options"] = {
         "orientation": "horizontal",
         "displayMode": "basic",
-        "reduceOptions": {"calcs": ["mean"], "fields": "", "values": False},
+        "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
         "valueMode": "text",
+        "showUnfilled": True,
+        "namePlacement": "left",
+        "sizing": "auto",
+        "minVizHeight": 12,
+        "maxVizHeight": 40,
+        "minVizWidth": 8,
+        "legend": {"displayMode": "list", "placement": "bottom", "calcs": [], "showLegend": False},
     }
     return made
 
 
-def scatter(
-    title: str,
-    queries: list[Json],
-    x: str,
-    y: str,
-    by: str,
-    *,
-    why: str,
-    empty: str,
-    x_unit: str,
-    y_unit: str,
+def shares(
+    title: str, queries: list[Json], x: str, parts: dict[str, str], *, why: str, empty: str, unit: str = "s"
 ) -> Json:
-    """An XY chart with lines, one frame for each value of the column `by`."""
+    """One horizontal bar for each value of the column `x`, made of `parts` {column: colour} end to end."""
+    made = panel("barchart", title, queries, why=why, empty=empty, unit=unit)
+    made["fieldConfig"]["defaults"]["custom"] = {"fillOpacity": 85, "lineWidth": 0}
+    made["options"] = {
+        "xField": x,
+        "orientation": "horizontal",
+        "stacking": "normal",
+        "showValue": "never",
+        "barWidth": 0.8,
+        "groupWidth": 0.7,
+        "fullHighlight": False,
+        "xTickLabelMaxLength": 0,
+        "xTickLabelRotation": 0,
+        "legend": {"displayMode": "list", "placement": "bottom", "calcs": [], "showLegend": True},
+        "tooltip": {"mode": "multi", "sort": "none"},
+    }
+    return coloured(made, parts)
+
+
+def scatter(
+    title: str, queries: list[Json], x: str, y: str, by: str, *, why: str, empty: str, y_unit: str
+) -> Json:
+    """An XY chart with lines, one frame for each value of the column `by`. `x` is the axis' label too: a plain number,
+    since Grafana's units grow too long to stand side by side ("1.17 mins")."""
     made = panel("xychart", title, queries, why=why, empty=empty, unit=y_unit)
     made["transformations"] = [
         {
@@ -159,7 +218,7 @@ def scatter(
     made["fieldConfig"]["overrides"] = [
         {
             "matcher": {"id": "byName", "options": x},
-            "properties": [{"id": "unit", "value": x_unit}, {"id": "custom.axisLabel", "value": x}],
+            "properties": [{"id": "unit", "value": "none"}, {"id": "custom.axisLabel", "value": x}],
         }
     ]
     made["options"] = {
@@ -195,6 +254,32 @@ def coloured(made: Json, colours: dict[str, str]) -> Json:
         }
         for name, colour in colours.items()
     ]
+    return made
+
+
+def by_worker(made: Json) -> Json:
+    """The panel with a colour for each worker, the same everywhere, for series whose names begin with the worker's."""
+    made["fieldConfig"]["overrides"] += [
+        {
+            "matcher": {
+                "id": "byRegexp",
+                "options": f"/^w({'|'.join(str(n) for n in range(first, WORKERS + 1, len(PALETTE)))})\\b/",
+            },
+            "properties": [{"id": "color", "value": {"mode": "fixed", "fixedColor": colour}}],
+        }
+        for first, colour in enumerate(PALETTE, 1)
+    ]
+    return made
+
+
+def mirrored(made: Json, pattern: str) -> Json:
+    """The panel with the series that match drawn downwards."""
+    made["fieldConfig"]["overrides"].append(
+        {
+            "matcher": {"id": "byRegexp", "options": pattern},
+            "properties": [{"id": "custom.transform", "value": "negative-Y"}],
+        }
+    )
     return made
 
 
@@ -246,7 +331,6 @@ def choice(
         "type": "query",
         "datasource": SOURCE,
         "query": {"query": " ".join(sql.split()), "refId": name},
-        "definition": " ".join(sql.split()),
         "refresh": 2,
         "sort": 2 if newest else 1,
         "regex": regex,
@@ -255,6 +339,30 @@ def choice(
         "hide": 2 if hidden else 0,
         "current": {"text": ["All"], "value": ["$__all"]} if many and not newest else {},
         "options": [],
+    }
+
+
+def notes(name: str, sql: str, colour: str) -> Json:
+    """Marks on the time axis: one for each row of the query, with its columns `text` and `kind`. Grafana reads `target`
+    (without it an InfluxDB annotation is skipped, silently)."""
+    return {
+        "name": name,
+        "datasource": SOURCE,
+        "enable": True,
+        "hide": False,
+        "iconColor": colour,
+        "target": {
+            "refId": name,
+            "fromAnnotations": True,
+            "rawQuery": True,
+            "textEditor": True,
+            "name": name,
+            "query": " ".join(sql.split()),
+            "textColumn": "text",
+            "tagsColumn": "kind",
+            "timeEndColumn": "",
+            "titleColumn": "",
+        },
     }
 
 

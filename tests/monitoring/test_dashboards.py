@@ -35,11 +35,23 @@ NEEDS_HARDWARE = {
 
 
 def shifted(now: float) -> str:
-    """The sample with its last point at `now`."""
+    """The sample with its last point at `now`, containers named as telegraf.conf's processor does, and
+    Telegraf's own point."""
+    names = {source: f",worker=w{number}" for number, source in enumerate(docker_sources(), 1)}
     lines = SAMPLE.read_text(encoding="utf-8").splitlines()
     last = max(int(line.rsplit(" ", 1)[1]) for line in lines)
     by = int(now * 1e9) - last
-    return "\n".join(f"{head} {int(when) + by}" for head, when in (line.rsplit(" ", 1) for line in lines))
+    moved = [
+        f"internal_write,host=lab-host,output=influxdb buffer_size=9i,metrics_dropped=0i {int(now * 1e9)}"
+    ]
+    for line in lines:
+        head, when = line.rsplit(" ", 1)
+        if head.startswith("docker_container"):
+            head = re.sub(
+                r",source=([0-9a-f]{12})", lambda found: found[0] + names.get(found[1], ""), head, count=1
+            )
+        moved.append(f"{head} {int(when) + by}")
+    return "\n".join(moved)
 
 
 def docker_sources() -> list[str]:
@@ -70,6 +82,7 @@ def own_points(now: float) -> str:
                     "seconds": 1.5,
                     "seconds_clients": 1.4,
                     "seconds_aggregate": 0.1,
+                    "seconds_slowest": 0.3,
                     "elapsed": 1.5 * number,
                     "clients_in": 10,
                     "clients_late": 0,
@@ -79,6 +92,7 @@ def own_points(now: float) -> str:
                     "bytes_up": 8_000_000,
                     "bytes_down": 4_000_000,
                     "bytes_total": 12_000_000 * number,
+                    "dropped": 0,
                 },
                 at,
             )
@@ -88,6 +102,14 @@ def own_points(now: float) -> str:
                 "fl_event",
                 {"run": "20260101-000000-demo", "source": "aggregator00", "kind": "round"},
                 {"text": f"round {number}", "round": number},
+                at,
+            )
+        )
+        points.append(
+            Point(
+                "fl_event",
+                {"run": "20260101-000000-demo", "source": "aggregator00", "kind": "worker"},
+                {"text": "worker w3 is there", "round": number},
                 at,
             )
         )
@@ -105,11 +127,11 @@ def own_points(now: float) -> str:
             points.append(
                 Point("fl_client", tags, {"round": number, **seconds, "num_examples": 6000}, at + index)
             )
-    for source, seconds in itertools.product(sources, range(0, 40, 5)):
+    for (number, source), seconds in itertools.product(enumerate(sources, 1), range(0, 40, 5)):
         points.append(
             Point(
                 "fl_worker",
-                {"source": source, "worker": "w1", "node": "server", "run": "20260101-000000-demo"},
+                {"source": source, "worker": f"w{number}", "node": "server", "run": "20260101-000000-demo"},
                 {
                     "worker_id": f"w-{source}",
                     "usage_percent": 80.0,
@@ -163,7 +185,7 @@ def queries(name: str) -> list[tuple[str, str]]:
     panels = [
         (panel["title"], target["query"]) for panel in board["panels"] for target in panel.get("targets", [])
     ]
-    return panels + [("annotations", one["query"]) for one in board["annotations"]["list"]]
+    return panels + [("annotations", one["target"]["query"]) for one in board["annotations"]["list"]]
 
 
 def filled(sql: str, load: str) -> str:
@@ -219,6 +241,56 @@ def test_a_panel_says_what_it_tells_and_why_it_may_be_empty(name: str) -> None:
         if panel["type"] not in ("row", "text"):
             assert panel["description"], panel["title"]
             assert panel["fieldConfig"]["defaults"]["noValue"], panel["title"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_marks_on_the_time_axis_have_the_form_that_grafana_reads(name: str) -> None:
+    for note in dashboards.DASHBOARDS[name]()["annotations"]["list"]:
+        target = note["target"]  # without it Grafana skips the query and says nothing
+        assert target["fromAnnotations"] and target["query"]
+        assert (
+            f'"{target["textColumn"]}"' in target["query"] and f'"{target["tagsColumn"]}"' in target["query"]
+        )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_table_never_shows_its_empty_states_words_in_a_cell(name: str) -> None:
+    for panel in dashboards.DASHBOARDS[name]()["panels"]:
+        if panel["type"] == "table":
+            first = panel["fieldConfig"]["overrides"][0]
+            assert first["matcher"] == {"id": "byRegexp", "options": "/.*/"}, panel["title"]
+            assert first["properties"] == [{"id": "noValue", "value": "–"}], panel["title"]
+
+
+def test_a_worker_has_the_same_colour_in_every_panel_and_no_two_of_seven_share_one() -> None:
+    found: dict[str, set[str]] = {}
+    for name in NAMES:
+        for panel in dashboards.DASHBOARDS[name]()["panels"]:
+            for override in panel.get("fieldConfig", {}).get("overrides", ()):
+                if not override["matcher"]["options"].startswith("/^w("):
+                    continue
+                pattern = re.compile(override["matcher"]["options"].strip("/"))
+                for series in ("w1", "w2 in", "w3 client 7", "w4", "w5", "w6", "w7", "w12"):
+                    if pattern.search(series):
+                        colour = override["properties"][0]["value"]["fixedColor"]
+                        found.setdefault(series.split()[0], set()).add(colour)
+    assert all(len(colours) == 1 for colours in found.values()), found
+    assert len(set().union(*(found[f"w{number}"] for number in range(1, 8)))) == 7
+    assert found["w12"] == found["w5"]
+
+
+def test_a_worker_alone_resolves_where_docker_knows_nothing_of_it(database: Influx) -> None:
+    """A run whose workers no Telegraf sees, in a database that has docker's points of others."""
+    now = int(time.time() * 1e9)
+    database.write(
+        f"fl_worker,run=native,source=laptop-1,worker=w1,node=laptop usage_percent=50,usage=1i,limit=2i {now}"
+    )
+    load = next(
+        one for one in dashboards.DASHBOARDS["workers"]()["templating"]["list"] if one["name"] == "load"
+    )
+    sql = load["query"]["query"].replace("$source", "(laptop-1)")
+
+    assert [row[0] for one in database.query(sql) for row in one["values"]] == ["fl_worker"]
 
 
 @pytest.mark.parametrize("name", NAMES)

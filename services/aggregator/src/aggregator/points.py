@@ -29,6 +29,7 @@ class Points:
             return
         record = records[number]
         before = [past for past in records.values() if 1 <= past.round <= number]
+        busy = [account.training_seconds for account in record.workers.values()]
         fields = {
             "round": record.round,
             "accuracy": record.accuracy,
@@ -39,6 +40,7 @@ class Points:
             "virtual_seconds": record.virtual_seconds,
             "seconds_clients": record.phases.get("clients"),
             "seconds_aggregate": record.phases.get("aggregate"),
+            "seconds_slowest": max(busy) - sum(busy) / len(busy) if busy else None,
             "elapsed": None if first_order is None else record.committed - first_order,
             "clients_in": len(record.participants),
             "clients_late": record.late,

@@ -1,0 +1,159 @@
+"""Every host that reports: the server, each Pi and Jetson."""
+
+from __future__ import annotations
+
+from panels import RED, Json, curve, dashboard, heading, limits, mirrored, place
+from queries import NO_HOST, host, of_host
+
+
+def machines() -> Json:
+    no_gpu = "No NVIDIA GPU reports here"
+    no_sensor = "No temperature sensor reports here"
+    return dashboard(
+        "lab-machines",
+        "Machines",
+        "Every host that reports: the server, each Pi and Jetson.",
+        [host],
+        place(
+            (
+                9,
+                [
+                    curve(
+                        "CPU",
+                        [of_host("cpu", '100 - mean("usage_idle")', where="AND \"cpu\" = 'cpu-total'")],
+                        unit="percent",
+                        low=0,
+                        high=100,
+                        why="Of all cores together.",
+                        empty=NO_HOST,
+                    ),
+                    limits(
+                        curve(
+                            "Memory",
+                            [of_host("mem", 'mean("used_percent")')],
+                            unit="percent",
+                            low=0,
+                            high=100,
+                            why="Used, of what the machine has.",
+                            empty=NO_HOST,
+                        ),
+                        (90, RED),
+                    ),
+                ],
+            ),
+            (
+                9,
+                [
+                    limits(
+                        curve(
+                            "Disk used",
+                            [
+                                of_host(
+                                    "disk",
+                                    'max("used_percent")',
+                                    "$tag_host $tag_device",
+                                    by=("host", "device"),
+                                )
+                            ],
+                            unit="percent",
+                            low=0,
+                            high=100,
+                            why="Of each file system, by its device.",
+                            empty=NO_HOST,
+                        ),
+                        (90, RED),
+                    ),
+                    mirrored(
+                        curve(
+                            "Network",
+                            [
+                                of_host(
+                                    "net",
+                                    f'non_negative_derivative(mean("{field}"), 1s)',
+                                    f"$tag_host $tag_interface {way}",
+                                    by=("host", "interface"),
+                                )
+                                for field, way in (("bytes_recv", "in"), ("bytes_sent", "out"))
+                            ],
+                            unit="Bps",
+                            why="Bytes a second of each interface: received upwards, sent downwards.",
+                            empty=NO_HOST,
+                        ),
+                        "/ out$/",
+                    ),
+                ],
+            ),
+            (
+                9,
+                [
+                    curve(
+                        "Temperature",
+                        [
+                            of_host("temp", 'max("temp")', "$tag_host $tag_sensor", by=("host", "sensor")),
+                            of_host("pi_temperature", 'max("millidegrees") / 1000', "$tag_host SoC"),
+                        ],
+                        unit="celsius",
+                        why="Every sensor that the machine has.",
+                        empty=no_sensor,
+                    ),
+                    curve(
+                        "Load",
+                        [of_host("system", 'mean("load1")')],
+                        low=0,
+                        why="Processes that want a core, over one minute.",
+                        empty=NO_HOST,
+                    ),
+                ],
+            ),
+            (1, [heading("GPUs")]),
+            (
+                9,
+                [
+                    curve(
+                        "GPU load",
+                        [
+                            of_host(
+                                "nvidia_smi",
+                                'mean("utilization_gpu")',
+                                "$tag_host $tag_name",
+                                by=("host", "name"),
+                            ),
+                            of_host("jetson_gpu", 'mean("load_per_mille") / 10', "$tag_host Jetson"),
+                        ],
+                        unit="percent",
+                        low=0,
+                        high=100,
+                        why="From nvidia-smi, or a Jetson's sysfs.",
+                        empty=no_gpu,
+                    ),
+                    curve(
+                        "GPU memory",
+                        [
+                            of_host(
+                                "nvidia_smi",
+                                'mean("memory_used")',
+                                "$tag_host $tag_name",
+                                by=("host", "name"),
+                            )
+                        ],
+                        unit="mbytes",
+                        low=0,
+                        why="Used.",
+                        empty=no_gpu,
+                    ),
+                    curve(
+                        "GPU power and temperature",
+                        [
+                            of_host("nvidia_smi", 'mean("power_draw")', "$tag_host W", by=("host", "name")),
+                            of_host(
+                                "nvidia_smi", 'mean("temperature_gpu")', "$tag_host °C", by=("host", "name")
+                            ),
+                        ],
+                        low=0,
+                        why="Watts drawn, degrees Celsius.",
+                        empty=no_gpu,
+                    ),
+                ],
+            ),
+        ),
+    )

@@ -24,7 +24,7 @@ WORKERS ?= 5
 
 .PHONY: help
 help: ## What can be made, one line each
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  \033[1mmake %-12s\033[0m %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  \033[1mmake %-12s\033[0m %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: setup
 setup: $(SETUP) ## Install what the lock file names into .venv/ (done by every target that needs it)
@@ -115,6 +115,23 @@ own: docker ## Give the lab's volumes back to it, where another user came to own
 .PHONY: certs
 certs: $(SETUP) ## TLS for the lab: its own certificate authority and certificate, in certs/ (docs/devices.md)
 	@$(BIN)/lab certs $(NAMES)
+
+TARGET ?= pi
+.PHONY: image-arm64
+image-arm64: docker ## A board's worker image, TARGET=pi, jetson-orin, jetson-xavier or jetson-nano → worker-arm64.tar (docs/devices.md)
+	docker buildx bake --file docker-bake.hcl --load $(TARGET)
+	docker save --output worker-arm64.tar roundtable-worker:node
+	@echo "make: on the board: docker load -i worker-arm64.tar"
+
+.PHONY: test-floor
+test-floor: $(SETUP) $(UV_NEEDED) ## The worker on the oldest TensorFlow it meets: 2.17, Keras 3.4, numpy 1.26 (Python 3.10 to 3.12)
+	@python=; for found in python3.10 python3.11 python3.12 $(BIN)/python; do \
+	  $$found -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1 && python=$$found && break; done; \
+	[ -n "$$python" ] || { echo "make: TensorFlow 2.17 wants a Python from 3.10 to 3.12, and there is none" >&2; exit 1; }; \
+	$(UV) venv --quiet --allow-existing --python "$$python" .venv-floor && \
+	$(UV) pip install --quiet --python .venv-floor/bin/python -r tests/floor/requirements.txt \
+	  -e packages/roundtable -e packages/lab -e services/aggregator -e services/worker
+	.venv-floor/bin/python -m pytest -m "not slow and not stack" tests/worker tests/roundtable
 
 .PHONY: dashboards
 dashboards: $(SETUP) ## Write Grafana's dashboards from monitoring/grafana/dashboards.py

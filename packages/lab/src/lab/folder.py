@@ -45,7 +45,7 @@ class Board(str, Enum):
 
 # The target of docker-bake.hcl that makes a board's worker image.
 TARGETS: Final = {
-    Board.none: "worker",
+    Board.none: "pi",
     Board.pi: "pi",
     Board.jetson_orin: "jetson-orin",
     Board.jetson_nano: "jetson-nano",
@@ -184,10 +184,11 @@ counted and trained on there, and never sent.
 
 This folder holds the lab's join token: copy it to the device and to nowhere else.
 
-1. On the machine that has the lab's source (or on the device itself), the worker's image, once:
-   `make image-arm64 TARGET={TARGETS[wanted.board]}` → `roundtable-worker-arm64.tar`; copy it to the device.
-2. On the device, with Docker and its compose plugin: `docker load -i roundtable-worker-arm64.tar`
-   You see: `Loaded image: roundtable-worker:latest`
+1. Where the lab's source is, the worker's image: `make image-arm64 TARGET={TARGETS[wanted.board]}`
+   writes `worker-arm64.tar`; copy it to the device. (Or, with the source on the device: `docker buildx bake
+   {TARGETS[wanted.board]}` there, and go on with 3.)
+2. On the device, with Docker and its compose plugin: `docker load -i worker-arm64.tar`
+   You see: `Loaded image: roundtable-worker:node`
 3. In this folder on the device: `{probe}`
    You see an answer, and no complaint about a certificate. Otherwise: is the clock right (`date`), and the
    address?

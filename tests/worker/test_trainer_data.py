@@ -17,6 +17,7 @@ from roundtable.tasks import find
 from roundtable.weights import Weights
 from worker.evaluation import BATCH
 from worker.seeds import generator_states, held_out
+from worker.shelf import Shelf
 from worker.trainer import Trainer
 
 from tests.worker import numpy_reference
@@ -277,3 +278,21 @@ def test_cifar10_itself_is_decoded() -> None:
     assert data.x_train.shape == (50000, 32, 32, 3) and data.x_test.shape == (10000, 32, 32, 3)
     assert np.bincount(data.y_train).tolist() == [5000] * 10
     assert 115 < data.x_train.mean() < 126
+
+
+def test_a_run_that_finds_everything_on_the_shelf_traces_nothing_and_computes_the_same_bits() -> None:
+    def bits(trainer: Trainer) -> tuple[bytes, ...]:
+        weights, _ = trainer.initialize()
+        trained = trainer.train(1, 1, weights, None, None, lambda: False)
+        return tuple(array.tobytes() for array in (*weights.arrays, *trained.update.arrays))
+
+    def plan(seed: int) -> Plan:
+        body = {"name": "t", "task": "digits", "seed": seed, "clients": {"count": 3}}
+        return Plan(run=f"r{seed}", experiment=parse(body))
+
+    shelf = Shelf()
+    first = Trainer(plan(1), ROOT / "tasks", DATASETS, None, "here", shelf)
+    bits(first)
+    second = Trainer(plan(2), ROOT / "tasks", DATASETS, None, "here", shelf)
+    assert bits(second) == bits(Trainer(plan(2), ROOT / "tasks", DATASETS, None, "here"))
+    assert second._training is first._training and second._training.traces == 1

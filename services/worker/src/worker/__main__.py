@@ -129,10 +129,14 @@ def _transport(settings: Settings) -> SocketTransport:
 
 
 def _agent(settings: Settings, ends: Ends, points: Points) -> Agent:
+    from worker.shelf import Shelf
     from worker.trainer import Trainer  # not where --help or a wrong setting is all there is to say
 
+    shelf = Shelf()
+    folders = (settings.tasks_dir, settings.datasets_dir, settings.data_dir)
+
     def make_trainer(plan: Plan) -> Trainer:
-        return Trainer(plan, settings.tasks_dir, settings.datasets_dir, settings.data_dir, settings.node_name)
+        return Trainer(plan, *folders, settings.node_name, shelf)
 
     join = Join(
         protocol=PROTOCOL,

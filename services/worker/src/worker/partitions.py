@@ -45,31 +45,46 @@ class Partitions:
         return held_out(rows, self.holdout, self.seed, client)
 
 
-def read(
-    task: Task,
-    experiment: Experiment,
-    datasets_dir: Path,
-    pinned_dir: Path | None,
-    pinned_client: ClientId | None,
-) -> Partitions:
-    """Load the task's data and spread it. Raises InvalidData, InvalidTask or InvalidExperiment.
+@dataclass(frozen=True)
+class Loaded:
+    """A task's data set, checked, with its labels [n] and content hash."""
 
-    In a pinned run a worker without a folder of its own has no clients, but evaluates on the task's test set.
-    """
-    with blaming(f"task {experiment.task}: load() failed"):
+    data: Data
+    labels: Array
+    digest: Digest
+
+
+def load(task: Task, name: str, datasets_dir: Path) -> Loaded:
+    """Load the task's data, which the experiment calls `name`. Raises InvalidData or InvalidTask."""
+    with blaming(f"task {name}: load() failed"):
         data = task.load(datasets_dir)
     if not isinstance(data, Data):
         raise InvalidData(
-            f"task {experiment.task}: load() gave {type(data).__name__}; it must give roundtable.tasks.Data"
+            f"task {name}: load() gave {type(data).__name__}; it must give roundtable.tasks.Data"
         )
-    with blaming(f"task {experiment.task}: labels() failed"):
+    with blaming(f"task {name}: labels() failed"):
         labels = task.labels(data.y_train)
     if labels.shape != (len(data.y_train),):
         raise InvalidData(
-            f"task {experiment.task}: labels(y) has shape {labels.shape}; it must be one integer an example"
+            f"task {name}: labels(y) has shape {labels.shape}; it must be one integer an example"
         )
     check_classes(task, labels)
-    x, y, digest = data.x_train, data.y_train, data.digest
+    return Loaded(data, labels, data.digest)
+
+
+def spread(
+    loaded: Loaded,
+    task: Task,
+    experiment: Experiment,
+    pinned_dir: Path | None,
+    pinned_client: ClientId | None,
+) -> Partitions:
+    """Deal the data out. Raises InvalidData, InvalidTask or InvalidExperiment.
+
+    In a pinned run a worker without a folder of its own has no clients, but evaluates on the task's test set.
+    """
+    data = loaded.data
+    x, y, digest = data.x_train, data.y_train, loaded.digest
     indices: dict[ClientId, Int64]
     node: Int64 | None = None
     if experiment.partition.kind == "pinned":
@@ -81,8 +96,8 @@ def read(
             if pinned_client is not None:
                 indices, node = {pinned_client: node}, None
     else:
-        spread = experiment.partition.split(labels, experiment.clients.count, experiment.seed)
-        indices = dict(enumerate(spread))
+        dealt = experiment.partition.split(loaded.labels, experiment.clients.count, experiment.seed)
+        indices = dict(enumerate(dealt))
     return Partitions(
         x, y, data.x_test, data.y_test, indices, node, digest, experiment.clients.holdout, experiment.seed
     )

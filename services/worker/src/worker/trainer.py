@@ -1,8 +1,8 @@
 """What a run asks of TensorFlow, for the rest of the worker: first weights, training a client, evaluating
 weights.
 
-One trainer a run: it holds the task's data, one Keras model and the traced functions. Not for two threads at
-once.
+One trainer a run: it holds the task's data, one Keras model and the traced functions, which the shelf keeps
+for the next run of the same task. Not for two threads at once.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from roundtable.types import ClientId, Digest, Float32, Metrics, Seconds
 from roundtable.weights import Manifest, Weights
 
 from worker import partitions
-from worker.evaluation import Evaluation, Measure
 from worker.model import Model
 from worker.runtime import accelerator, configure_threads, resident
 from worker.seeds import generator_states, shuffles
+from worker.shelf import Recent, Shelf, Structure
 from worker.training import Local, LocalTraining
 
 __all__ = ["Trained", "Trainer", "accelerator", "configure_threads"]
@@ -52,32 +52,47 @@ class Trained:
 
 class Trainer:
     def __init__(
-        self, plan: Plan, tasks_dir: Path, datasets_dir: Path, pinned_dir: Path | None, node: str
+        self,
+        plan: Plan,
+        tasks_dir: Path,
+        datasets_dir: Path,
+        pinned_dir: Path | None,
+        node: str,
+        shelf: Shelf | None = None,
     ) -> None:
-        """Loads the task and its data, and builds the model. Raises InvalidTask, InvalidData, InvalidSetting
-        (threads) or InvalidExperiment (data that cannot be split so).
+        """Loads the task and its data, and builds the model, or finds them on the `shelf`. Raises
+        InvalidTask, InvalidData, InvalidSetting (threads) or InvalidExperiment (data that cannot be split
+        so).
         """
         self._experiment = experiment = plan.experiment
         found = find(experiment.task, experiment.task_options, tasks_dir)
         self._task, self.task_hash = found.task, found.hash
         configure_threads(experiment.training.threads.intra, experiment.training.threads.inter)
-        data = partitions.read(
-            found.task, experiment, datasets_dir, pinned_dir, plan.pinned_clients.get(node)
+        if experiment.partition.kind == "pinned":  # its data is a node's own, and no other run's
+            loaded = partitions.load(found.task, experiment.task, datasets_dir)
+            client = plan.pinned_clients.get(node)
+            data = partitions.spread(loaded, found.task, experiment, pinned_dir, client)
+            self._x, x = resident(data.x)
+            self._y, y = resident(data.y)
+            self._data = replace(data, x=x, y=y)
+            structure = Structure.of(found, experiment, loaded)
+            self._trainings: Recent[LocalTraining] = Recent(1)
+        else:
+            kit = (shelf or Shelf()).kit(found, experiment, datasets_dir)
+            self._data = partitions.spread(kit.loaded, found.task, experiment, None, None)
+            self._x, self._y, self._trainings, structure = kit.x, kit.y, kit.trainings, kit.structure
+        self.data_hash: Digest = self._data.data_hash
+        self._model, self._measure, self._evaluation = (
+            structure.model,
+            structure.measure,
+            structure.evaluation,
         )
-        self._x, x = resident(data.x)
-        self._y, y = resident(data.y)
-        self._data = replace(data, x=x, y=y)
-        self.data_hash: Digest = data.data_hash
-        self._model = Model(found.task, experiment.task, experiment.seed)
         self._manifest = self._model.manifest
-        self._measure = Measure(found.task, experiment.task)
-        self._evaluation = Evaluation(
-            self._model, self._measure, experiment.task, self._data.x_test, self._data.y_test
-        )
 
     def initialize(self) -> tuple[Weights, Initialized]:
         """The run's first weights, seeded by the experiment, and what they are."""
-        return self._model.initial(), Initialized(
+        first = Model(self._task, self._experiment.task, self._experiment.seed)  # by this run's seed
+        return first.initial(), Initialized(
             arrays=self._manifest.arrays,
             task_hash=self.task_hash,
             data_hash=self.data_hash,
@@ -110,8 +125,11 @@ class Trainer:
 
         Once `stop` says so the training ends early, and its result is of no use.
         """
-        began, cpu_began = time.perf_counter(), time.process_time()
         training, seed = self._experiment.training, self._experiment.seed
+        if self._experiment.machines.profiles:  # else a slow machine would be held to have traced slowly
+            states = generator_states(self._model.generators, seed, round_number, client)
+            self._training.warm_up(list(weights.arrays), states, *self._controls(broadcast, state))
+        began, cpu_began = time.perf_counter(), time.process_time()
         rows, _ = self._data.of(client)
         if not len(rows):
             raise InvalidData(
@@ -168,16 +186,15 @@ class Trainer:
 
     @cached_property
     def _training(self) -> LocalTraining:
-        metrics = [name for name in self._evaluation.numbers if name != "loss"]
-        return LocalTraining(
-            self._model,
-            self._measure,
-            metrics,
-            self._experiment.training,
-            self._experiment.strategy.objective,
-            self._x,
-            self._y,
-        )
+        training, objective = self._experiment.training, self._experiment.strategy.objective
+
+        def trace() -> LocalTraining:
+            metrics = [name for name in self._evaluation.numbers if name != "loss"]
+            return LocalTraining(self._model, self._measure, metrics, training, objective, self._x, self._y)
+
+        # Whatever the graph takes as a constant; epochs are an argument of it.
+        constants = (training.batch_size, training.optimizer, training.learning_rate, training.momentum)
+        return self._trainings.get((*constants, objective.model_dump_json()), trace)
 
     def _controls(
         self, broadcast: Weights | None, state: Weights | None

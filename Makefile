@@ -67,6 +67,15 @@ format: $(SETUP) ## Let ruff put the code in order
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+STUDY ?= quick
+DATASETS ?= datasets
+STUDY_RUN = $(BIN)/lab study run studies/$(STUDY).toml --datasets-dir $(DATASETS) $(STUDY_OPTIONS)
+
+.PHONY: bench
+bench: $(SETUP) ## The study: report in runs/studies/ (10 minutes); STUDY=full runs all, STUDY=nodes one
+	@test -f studies/$(STUDY).toml || { echo "make: there is no studies/$(STUDY).toml; STUDY can be:" $$(cd studies && ls *.toml | sed 's/\.toml//') >&2; exit 1; }
+	@$(STUDY_RUN)
+
 .PHONY: bench-core
 bench-core: $(SETUP) ## Our coordination, rounds and memory against their references (minutes) → bench-core.json
 	$(BIN)/python -m tests.benchmarks

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import time
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
 import psutil
 import typer
+from roundtable.errors import InvalidSetting
 
 from lab.api import checked_url
 from lab.exits import Exit
-from lab.live import clock
+from lab.live import clock, percent
 from lab.native import Folders
 from lab.options import DATASETS, TASKS, Datasets, NoLive, Port, Tasks, TokenFile, Url, out
 from lab.place import Place
 from lab.study import pace, ready
 from lab.study.conduct import MINUTE, Conduct
 from lab.study.files import load
-from lab.study.show import Live, Plain, Show
+from lab.study.measures import last
+from lab.study.records import Store
+from lab.study.show import Live, Plain, Show, Standing
 from lab.study.sitting import Sitting
 
 OUT = Path("runs/studies")
@@ -47,7 +51,8 @@ def check(study: StudyFile, tasks_dir: Tasks = TASKS, datasets_dir: Datasets = D
         also = f", {baselines} of them training in one place" if baselines else ""
         out.print(f"{found.section.key}: {len(found.cells)} cells{also}, {own.repeats} repeats each")
         for cell in found.cells:
-            out.print(f"  {cell.id:<40} {pace.kind(cell.experiment)}, {cell.experiment.rounds.count} rounds")
+            about = f"{pace.kind(cell.experiment)}, {cell.experiment.rounds.count} rounds"
+            out.print(f"  {cell.id:<40} {about}", soft_wrap=True, markup=False)
         runs += len(found.cells) * own.repeats
     out.print(f"{study}: fine: {runs} runs in all")
     return Exit.DONE
@@ -119,6 +124,55 @@ def run(
     report(study, out_dir)
     out.print(f"{conduct.done} runs in {clock(time.time() - began)}, {conduct.failed} of them failed")
     return Exit.FAILED if conduct.failed else Exit.DONE
+
+
+@app.command()
+def repeat(
+    study: StudyFile,
+    cell: Annotated[str, typer.Argument(metavar="STUDY/CELL", help="As `lab study check` lists it.")],
+    seed: Annotated[int, typer.Option("--seed", help="Which of its repeats.")] = 1,
+    out_dir: Out = OUT,
+    workers: Annotated[int | None, typer.Option("--workers", "-w", min=1)] = None,
+    tasks_dir: Tasks = TASKS,
+    datasets_dir: Datasets = DATASETS,
+    port: Port = 0,
+    no_live: NoLive = False,
+) -> int:
+    """Run one repeat of one cell again, beside the results, and say whether it gives the same bits."""
+    _, sections = load(study)
+    found = ready.check(sections, Folders(out_dir, tasks_dir, datasets_dir), elsewhere=False)
+    known = {f"{part.section.key}/{own.id}": (part, own) for part in found for own in part.cells}
+    if cell not in known:
+        near = get_close_matches(cell, known, 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise InvalidSetting(f"{cell}: {study} has no such cell{hint}; `lab study check {study}` lists them")
+    part, own = known[cell]
+    show: Show = Live(out) if out.is_terminal and not no_live else Plain(out)
+    place = Place(Folders(out_dir / ".lab", tasks_dir, datasets_dir), port=port)
+    show.stand(Standing(0, 1, None, f"{cell} seed {seed}"))
+    with Sitting(place, workers or part.section.study.workers, show) as sitting:
+        try:
+            result = sitting.carry_out(own.with_seed(seed), part.section.study.time_limit)
+        except KeyboardInterrupt:
+            out.print("interrupted")
+            return Exit.INTERRUPTED
+        finally:
+            show.end()
+    if result.state == "failed":
+        out.print(f"{cell} seed {seed} failed: {result.reason}", soft_wrap=True)
+        return Exit.FAILED
+    accuracy = percent(last(result, "accuracy"))
+    out.print(f"{cell} seed {seed}: {accuracy} after {len(result.rounds)} rounds", soft_wrap=True)
+    kept = Store(out_dir / part.section.key).all().get(own.id)
+    before = next((r for r in kept.repeats if r.seed == seed), None) if kept else None
+    if before is None or before.weights_hash is None:
+        out.print("there is no recorded repeat to compare it with")
+        return Exit.DONE
+    same = before.weights_hash == result.weights_hash
+    out.print(
+        "the same weights as recorded, bit for bit" if same else "its weights DIFFER from those recorded"
+    )
+    return Exit.DONE if same else Exit.FAILED
 
 
 @app.command()

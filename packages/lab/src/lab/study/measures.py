@@ -98,6 +98,12 @@ def clock(record: RoundFigures) -> Seconds:
     return record.seconds if virtual is None else virtual
 
 
+def round_clock(repeat: Repeat) -> Seconds | None:
+    """The same on the experiment's own clock, real or virtual."""
+    later = [clock(record) for record in repeat.rounds[1:]]
+    return statistics.median(later) if later else None
+
+
 def _whole() -> Mapping[str, Measure]:
     found = [
         Measure("accuracy", "test accuracy", "%", 1, lambda r: last(r, "accuracy"), 100),
@@ -106,6 +112,7 @@ def _whole() -> Mapping[str, Measure]:
         Measure("rounds", "rounds", "", 0, lambda r: float(len(r.rounds)), digits=0),
         Measure("seconds", "time", "s", -1, lambda r: sum(map(clock, r.rounds)), digits=1),
         Measure("round_seconds", "time of a round", "s", -1, round_seconds, digits=3),
+        Measure("round_clock", "time of a round on its clock", "s", -1, round_clock, digits=2),
         Measure("cpu_seconds", "CPU time", "s", -1, lambda r: sum(x.cpu_seconds for x in r.rounds), digits=1),
         Measure("bytes", "bytes moved", "MB", -1, lambda r: _bytes(r.rounds), 1 / MB, 1),
         Measure(

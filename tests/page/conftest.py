@@ -13,10 +13,10 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
 
 from tests.federation.foreign_worker import MANIFEST, ForeignWorker, encode
-from tests.federation.processes import Lab
+from tests.federation.processes import Child, Lab
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -26,10 +26,16 @@ class PageWorker(ForeignWorker):
 
     gate: threading.Event
 
+    def plan(self, run: str) -> dict[str, Any]:
+        """There are samples for ten clients: others have them, too."""
+        found = super().plan(run)
+        found["experiment"]["clients"]["count"] = min(found["experiment"]["clients"]["count"], 10)
+        return found
+
     def train(self, order: dict[str, Any]) -> httpx.Response:
         while not self.gate.wait(0.2) and not self.closing.is_set():
             pass
-        groups, metadata = self.trained(order)
+        groups, metadata = self.trained(order | {"client": order["client"] % 10})
         account = '{"num_examples": 10, "num_steps": 1, "training_seconds": 0.02, "sending_seconds": 0.005}'
         self.sent[order["id"]] = ""
         return self.put(order["id"], encode(groups, MANIFEST, metadata | {"account": account}))
@@ -58,6 +64,13 @@ class PageWorker(ForeignWorker):
 @dataclass
 class PageLab(Lab):
     threads: list[tuple[PageWorker, threading.Thread]] = field(default_factory=list)
+    published_on: str = "127.0.0.1"
+
+    def start_aggregator(self) -> Child:
+        command = ["-m", "aggregator", "--port", str(self.port), "--state-dir", str(self.state)]
+        settings = {"POLL_SECONDS": "1", "PUBLISHED_ON": self.published_on, "ALLOW_PLAIN_HTTP": "true"}
+        self.aggregator = self._start("aggregator", command, settings)
+        return self.aggregator
 
     def work(self, *names: str, gate: threading.Event | None = None) -> None:
         """Workers so named; they train while `gate` is open."""
@@ -65,7 +78,7 @@ class PageLab(Lab):
             gate = threading.Event()
             gate.set()
         for name in names:
-            worker = PageWorker(self.url, self._token("join").read_text().strip(), name)
+            worker = PageWorker(self.url, self.token("join"), name)
             worker.gate = gate
             thread = threading.Thread(target=worker.run, name=name, daemon=True)
             thread.start()
@@ -78,9 +91,8 @@ class PageLab(Lab):
         for _, thread in self.threads:
             thread.join(10)
 
-    @property
-    def admin(self) -> str:
-        return self._token("admin").read_text().strip()
+    def token(self, kind: str) -> str:
+        return self._token(kind).read_text().strip()
 
 
 @pytest.fixture(scope="session")
@@ -93,16 +105,22 @@ def browser() -> Iterator[Browser]:
         opened.close()
 
 
-@pytest.fixture
-def look(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """`look(url, **context options)`: a page whose console and errors must stay empty, but for `excused`."""
-    faults: list[str] = []
-    contexts = []
+@pytest.fixture(scope="module")
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    opened = browser.new_context()
+    yield opened
+    opened.close()
 
-    def opened(url: str, excused: tuple[str, ...] = (), **options: Any) -> Page:
-        context = browser.new_context(**options)
-        contexts.append(context)
+
+@pytest.fixture
+def look(context: BrowserContext) -> Iterator[Callable[..., Page]]:
+    """`look(url)`: a page in a tab of its own, whose console must stay free of errors but for `excused`."""
+    faults: list[str] = []
+    pages = []
+
+    def opened(url: str, excused: tuple[str, ...] = ()) -> Page:
         page = context.new_page()
+        pages.append(page)
 
         def heard(message: ConsoleMessage) -> None:
             if message.type in ("error", "warning") and not any(word in message.text for word in excused):
@@ -115,8 +133,8 @@ def look(browser: Browser) -> Iterator[Callable[..., Page]]:
         return page
 
     yield opened
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.close()
     assert not faults
 
 
@@ -128,8 +146,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageLab]:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[PageLab]:
-    opened = PageLab(folder)
+def running(folder: Path, published_on: str = "127.0.0.1") -> Iterator[PageLab]:
+    opened = PageLab(folder, published_on=published_on)
     try:
         opened.start_aggregator()
         yield opened

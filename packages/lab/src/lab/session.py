@@ -116,10 +116,12 @@ class Session:
     def _lab(self) -> Iterator[tuple[Api, Native | None]]:
         if self.place.url is not None:
             with self.place.remote() as api:
+                self.show.say(f"watch it at {api.url}/")
                 yield api, None
             return
         with native(self.place.folders, port=self.place.port) as lab, lab.api() as api:
             self.startup["aggregator"] = time.time() - self.began
+            self.show.say(f"watch it at {lab.url}/")
             try:
                 yield api, lab
             except KeyboardInterrupt:

@@ -25,6 +25,7 @@ HEARTBEAT: Final[Seconds] = 15.0
 BREATH: Final[Seconds] = 0.1  # between two batches: many changes become one event
 LAB_BREATH: Final[Seconds] = 0.25  # for the eye
 _NOTES: Final = 100
+_PARTED: Final = 4  # feeds of runs that have ended
 
 
 def numbers(clock: Clock) -> Iterator[int]:
@@ -128,8 +129,14 @@ class LabFeed:
         self._workers = workers
         self._feeds = feeds
         self._runs_seq, self._workers_seq = next(versions), next(versions)
+        self._parted: deque[Feed] = deque(maxlen=_PARTED)
         self._changed = asyncio.Event()
         self._closed = False
+
+    def part(self, feed: Feed) -> None:
+        """Its run has ended: who has been watching is told of its last rounds all the same."""
+        self._parted.append(feed)
+        self.runs_changed()
 
     def ring(self) -> None:
         """One of the feeds has changed."""
@@ -155,7 +162,8 @@ class LabFeed:
             runs = tuple(await self._runs())
             events.append(LabEvent(seq=known, kind="runs", at=self._clock.wall(), runs=runs))
         workers_seq, at = self._workers_seq, self._clock.wall()
-        for feed in self._feeds():
+        parted = self._parted if seq else ()  # who is new reads what has ended
+        for feed in (*self._feeds(), *parted):
             of = feed.view().id
             for event in feed.after(seq):
                 if event.kind == "workers":

@@ -362,7 +362,7 @@ class Runs:
         feed.follow(lambda: last.model_copy(update={"state": state, "reason": reason, "ended": ended}))
         feed.run_changed()
         feed.close()
-        self.lab.runs_changed()
+        self.lab.part(feed)
 
     async def _open_feed(self, row: RunRow) -> None:
         view = await self.storing.call(self.archive.stored, row)

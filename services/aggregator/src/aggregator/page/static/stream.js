@@ -2,7 +2,7 @@
 // a word is noticed) and refusals. It comes back with the id of the last event, so that nothing is missed.
 
 const SILENCE = 40_000; // ms; the aggregator says something every 15 s
-const LONGEST = 8_000; // ms between two tries
+const LONGEST = 4_000; // ms between two tries
 
 /** Calls `told(event)` for each event and `linked(true | false)` when the link is up or down, for good.
  *  A 401 calls `refused()` and ends it. */

@@ -64,7 +64,9 @@ function paint(canvas, state, run, records, workers, names, live) {
   }
   const left = Math.min(width * 0.28, Math.max(...workers.map((id) => draw.measureText(names.get(id) ?? id).width), 30) + base * 0.8);
   const first = records[0]?.started ?? state.begun.at;
-  const end = live ? Math.max(state.now, records.at(-1)?.committed ?? 0) : records.at(-1).committed;
+  const last = records.at(-1)?.committed;
+  const most = last ? last + Math.max((last - first) * 0.5, 1) : Infinity; // a round that lasts must not squeeze the others
+  const end = live ? Math.min(Math.max(state.now, last ?? 0), most) : last;
   const scale = (width - left) / Math.max(end - first, 0.001);
   const x = (time) => left + (time - first) * scale;
   const bar = lane * 0.72;
@@ -110,8 +112,9 @@ function paintLive(draw, state, run, workers, { x, y, bar, end, paints, top, fre
   const begun = Math.min(state.begun.at, end);
   const asked = new Set(run.cohort);
   if (x(begun) > free) {
+    const since = Math.floor(state.now - begun);
     draw.fillStyle = paints.quiet;
-    draw.fillText(`${run.round + 1} now`, x(begun) + 3, top / 2);
+    draw.fillText(since < 5 ? `${run.round + 1}` : `${run.round + 1}: ${since} s by now`, x(begun) + 3, top / 2);
   }
   const rows = new Map(workers.map((id, row) => [id, row]));
   for (const worker of state.workers) {

@@ -1,0 +1,263 @@
+"""The page in a real browser, looking at a real aggregator: what it shows as it happens, and who may act."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+from roundtable.experiment import Experiment, parse
+
+from tests.page.conftest import PageLab
+
+LATE = 60_000  # ms that anything may take on a busy machine
+
+
+def softmax(name: str, rounds: int, clients: int = 4) -> Experiment:
+    return parse(
+        {
+            "name": name,
+            "task": "softmax",
+            "description": f"<b>{name}</b> & others",
+            "clients": {"count": clients},
+            "training": {"batch_size": "full", "learning_rate": 0.05},
+            "rounds": {"count": rounds},
+            "evaluation": {"shards": 1},
+        }
+    )
+
+
+@pytest.fixture
+def gate(lab: PageLab) -> Iterator[threading.Event]:
+    """Open: workers a and b of the lab train. What a test leaves unfinished is stopped."""
+    if not lab.threads:
+        lab.work("node-a", "node-b", gate=threading.Event())
+    opened = lab.threads[0][0].gate
+    opened.set()
+    yield opened
+    opened.set()
+    lab.stop_runs()
+
+
+def shows(page: Page, text: str, within: str = "#run-now") -> None:
+    expect(page.locator(within)).to_contain_text(text, timeout=LATE)
+
+
+def rounds_in_the_table(page: Page) -> list[int]:
+    page.locator("#d-rounds").evaluate("details => { details.open = true }")
+    expect(page.locator("#t-rounds tr").first).to_be_visible(timeout=LATE)
+    return sorted(int(text) for text in page.locator("#t-rounds th").all_inner_texts())
+
+
+def give_the_token(page: Page, token: str) -> None:
+    page.keyboard.type(token)
+    page.keyboard.press("Enter")
+
+
+@pytest.mark.usefixtures("gate")
+def test_a_run_is_shown_as_it_happens(lab: PageLab, look: Callable[..., Page]) -> None:
+    lab.run(softmax("before", 2))
+    page = look(lab.url)
+    shows(page, "finished")
+    run = lab.submit(softmax("curve", 8))
+    expect(page.locator("#run-name")).to_have_text("curve", timeout=LATE)
+    shows(page, "all 8 rounds are done")
+    detail = lab.api.run(run)
+    accuracy = detail.history[-1].accuracy
+    assert accuracy is not None
+    expect(page.locator("#f-accuracy")).to_have_text(f"{100 * accuracy:.2f} %")
+    assert rounds_in_the_table(page) == list(range(1, 9))
+    expect(page.locator("#c-accuracy canvas")).to_have_count(1)
+    label = page.locator("#c-loss").get_attribute("aria-label") or ""
+    assert "over 8 rounds" in label
+    assert "Rounds 1 to 8 of 2 workers" in (page.locator("#timeline").get_attribute("aria-label") or "")
+    expect(page.locator("#t-workers tr")).to_have_count(2)
+    expect(page.locator("#t-past tr").first).to_contain_text("curve")
+    expect(page.locator("#report")).to_contain_text("<b>curve</b> & others")  # as text
+    expect(page.locator("#report")).to_contain_text(f"lab report {run}")
+
+
+def test_the_round_under_way_is_shown_client_by_client(
+    lab: PageLab, look: Callable[..., Page], gate: threading.Event
+) -> None:
+    gate.clear()
+    run = lab.submit(softmax("stands", 2))
+    page = look(lab.url)
+    shows(page, "round 1 of 2: 0 of 4 clients in")
+    expect(page.locator("#t-workers")).to_contain_text("training 2 clients")
+    expect(page.locator("#table .seat")).to_have_count(4)
+    gate.set()
+    lab.wait_for_end(run)
+    shows(page, "all 2 rounds are done")
+
+
+def test_what_is_in_the_queue_is_listed_and_can_be_taken_out(
+    lab: PageLab, look: Callable[..., Page], gate: threading.Event
+) -> None:
+    gate.clear()
+    lab.submit(softmax("first", 3))
+    second = lab.submit(softmax("second", 3))
+    page = look(lab.url)
+    expect(page.locator("#queue li")).to_have_count(1, timeout=LATE)
+    expect(page.locator("#queue")).to_contain_text("second")
+    page.get_by_role("button", name=f"Take {second} out of the queue").click()
+    give_the_token(page, lab.token("admin"))
+    expect(page.locator("#queue li")).to_have_count(0, timeout=LATE)
+    assert lab.api.run(second).state == "stopped"
+
+
+def test_a_run_is_stopped_gone_on_with_and_started_again_by_keyboard_alone(
+    lab: PageLab, look: Callable[..., Page], gate: threading.Event
+) -> None:
+    gate.clear()
+    run = lab.submit(softmax("keys", 3))
+    page = look(lab.url)
+    shows(page, "0 of 4 clients in")
+
+    def tab_to(selector: str) -> None:
+        for _ in range(60):
+            if page.evaluate("selector => document.activeElement.matches(selector)", selector):
+                return
+            page.keyboard.press("Tab")
+        raise AssertionError(f"Tab never comes to {selector}")
+
+    tab_to("#stop")
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid"  # focus is seen
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_contain_text("Stop keys?")
+    give_the_token(page, lab.token("admin"))
+    shows(page, "stopped after 0 rounds")
+    tab_to("#resume")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")  # the token is known by now
+    gate.set()
+    lab.wait_for_end(run)
+    shows(page, "all 3 rounds are done")
+    tab_to("#again")
+    page.keyboard.press("Enter")
+    tab_to("#ask-do")
+    page.keyboard.press("Enter")
+    expect(page.locator("#run-id")).not_to_have_text(run, timeout=LATE)
+    shows(page, "all 3 rounds are done")
+    assert [view.name for view in lab.api.runs()][-2:] == ["keys", "keys"]
+    assert not page.evaluate("location.href").count(lab.token("admin"))
+
+
+@pytest.mark.usefixtures("gate")
+def test_an_experiment_file_is_started_or_refused_with_its_faults(
+    lab: PageLab, look: Callable[..., Page]
+) -> None:
+    page = look(lab.url, excused=("422",))
+    page.get_by_role("button", name="Start a run").click()
+    page.locator("#source").select_option("")
+    page.locator("#text").fill('name = "written"\ntask = "softmax"\n[rounds]\ncount = 0\n')
+    page.locator("#admin").fill(lab.token("admin"))
+    page.locator("#ask-do").click()
+    expect(page.locator("#ask-fault")).to_contain_text("rounds.count: found 0", timeout=LATE)
+    page.locator("#text").fill(
+        'name = "written"\ntask = "softmax"\n[clients]\ncount = 2\n[rounds]\ncount = 1\n'
+        "[evaluation]\nshards = 1\n"
+    )
+    page.locator("#ask-do").click()
+    expect(page.get_by_role("dialog")).to_have_count(0, timeout=LATE)
+    expect(page.locator("#run-name")).to_have_text("written", timeout=LATE)
+    shows(page, "all 1 rounds are done")
+
+
+def test_a_wrong_admin_token_is_one_clear_line_and_nothing_is_kept(
+    lab: PageLab, look: Callable[..., Page], gate: threading.Event
+) -> None:
+    gate.clear()
+    run = lab.submit(softmax("guarded", 2))
+    page = look(lab.url, excused=("401",))
+    shows(page, "0 of 4 clients in")
+    page.get_by_role("button", name="Stop…").click()
+    give_the_token(page, "not-the-token-at-all")
+    expect(page.locator("#ask-fault")).to_have_text(
+        "this is not the aggregator's admin token: read it from the admin token file again", timeout=LATE
+    )
+    assert page.evaluate("Object.keys({...sessionStorage, ...localStorage})") == []
+    assert page.evaluate("document.cookie") == ""
+    assert lab.api.run(run).state == "running"
+
+
+@pytest.mark.usefixtures("gate")
+def test_what_a_run_leaves_can_be_downloaded(lab: PageLab, look: Callable[..., Page]) -> None:
+    run = lab.submit(softmax("kept", 2))
+    lab.wait_for_end(run)
+    page = look(f"{lab.url}/#run={run}")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Rounds (CSV)").click()
+    lines = download.value.path().read_text().splitlines()
+    assert lines[0].startswith("round,attempt,accuracy") and len(lines) == 3
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Model (safetensors)").click()
+    assert download.value.suggested_filename == f"{run}.safetensors"
+
+
+@pytest.mark.usefixtures("gate")
+def test_it_is_readable_on_every_screen_in_light_and_dark_and_by_ear(
+    lab: PageLab, look: Callable[..., Page]
+) -> None:
+    lab.run(softmax("a-name-that-is-as-long-as-names-of-experiments-may-ever-be-0", 1))
+    page = look(lab.url)
+    shows(page, "finished")
+    page.locator("#d-rounds summary").click()
+    page.locator("#d-workers summary").click()
+    for width, height in [(360, 740), (768, 1024), (1920, 1080)]:
+        page.set_viewport_size({"width": width, "height": height})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.get_by_role("button", name="Start a run").click()
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.keyboard.press("Escape")
+
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        found: dict[str, Any] = page.evaluate(CONTRAST)
+        assert found["seen"] > 40
+        assert found["low"] == []
+        assert (found["ground"] > 0.5) == (scheme == "light")
+
+    for role in ("banner", "main", "contentinfo"):
+        expect(page.get_by_role(role)).to_have_count(1)
+    expect(page.get_by_role("heading", level=1)).to_have_count(1)
+    assert page.locator("section[aria-labelledby]:not([hidden])").count() >= 6
+    assert page.evaluate(NAMELESS) == []
+    expect(page.locator("#news")).to_contain_text("is finished")
+    assert page.evaluate(MOVING) == 0
+
+
+# What is darker or lighter than WCAG 2.2 asks for (4.5 : 1), element by element.
+CONTRAST = """() => {
+  const parts = (colour) => colour.match(/[0-9.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map((v) => v / 255)
+    .map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, v, at) => sum + v * [0.2126, 0.7152, 0.0722][at], 0);
+  const ground = (element) => {
+    for (let at = element; at; at = at.parentElement) {
+      const found = parts(getComputedStyle(at).backgroundColor);
+      if (found.length === 3 || found[3] > 0) return found;
+    }
+  };
+  const low = [];
+  let seen = 0;
+  for (const element of document.querySelectorAll("body *")) {
+    const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+    if (!own || !element.checkVisibility() || element.closest("svg, option")) continue;
+    const [a, b] = [light(parts(getComputedStyle(element).color)), light(ground(element))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    seen += 1;
+    if (ratio < 4.5) low.push(`${element.tagName} ${element.textContent.trim()}: ${ratio.toFixed(2)}`);
+  }
+  return { low, seen, ground: light(ground(document.body)) };
+}"""
+NAMELESS = """() => [...document.querySelectorAll("button, a, input, select, [role=img], [role=region]")]
+  .filter((e) => e.checkVisibility())
+  .filter((e) => !(e.textContent.trim() || e.getAttribute("aria-label") || e.labels?.length))
+  .map((e) => e.outerHTML)"""
+MOVING = """() => [...document.querySelectorAll("*")]
+  .filter((e) => getComputedStyle(e).transitionProperty !== "none").length"""

@@ -7,7 +7,6 @@ import os
 import resource
 import signal
 import sqlite3
-import threading
 from pathlib import Path
 
 import pytest
@@ -345,21 +344,6 @@ def test_power_durability_means_synchronous_full(store: Store) -> None:
     assert level() == 2
     store.set_durability("process")
     assert level() == 1
-
-
-def test_another_thread_is_refused(store: Store) -> None:
-    caught: list[Exception] = []
-
-    def look() -> None:
-        try:
-            store.runs()
-        except Exception as error:  # noqa: BLE001 -- whatever it is
-            caught.append(error)
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    thread.join()
-    assert [type(error) for error in caught] == [sqlite3.ProgrammingError]
 
 
 # --- databases that cannot be used ------------------------------------------------------------------------

@@ -8,11 +8,13 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from roundtable.codec import as_decoded, content_hash, encode
+from roundtable.codec import Buffer, Encoded, as_decoded, content_hash, encode
 from roundtable.errors import IncompatibleVersion, InvalidSetting, InvalidTask, SourceMismatch, problem_of
 from roundtable.experiment import Experiment
+from roundtable.messages import UpdateReply
 from roundtable.strategy import Strategy
 from roundtable.strategy.control_variates import ControlVariates
+from worker.link import Link
 from worker.work import NeedsFreshProcess
 
 from tests.worker.conftest import Lab
@@ -321,6 +323,34 @@ def test_an_update_that_is_no_longer_asked_for_is_dropped(
     aggregator.wait_for_replies("o2")
     aggregator.wait_for(lambda: aggregator.holding == (), "everything to be dropped")
     assert "o1" not in aggregator.updates and "o1" not in aggregator.results
+
+
+def test_what_the_reply_to_an_update_brings_is_used_without_another_request(
+    start: Start, aggregator: Aggregator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = aggregator.publish(2.0)
+    content = aggregator.contents.pop(digest)  # so it cannot be fetched
+    following = order(2, round=2, weights=digest)
+    plain, asked = Link.put_update, []
+
+    def put_update(
+        link: Link, identity: str, update: Encoded, *wishes: float
+    ) -> tuple[UpdateReply, Buffer | None]:
+        asked.append(wishes)
+        reply = plain(link, identity, update)
+        if identity != "o1":
+            return reply
+        aggregator.orders["o2"] = following
+        return UpdateReply(give=(following,)), memoryview(content)
+
+    monkeypatch.setattr(Link, "put_update", put_update)
+    lab = start()
+    aggregator.give(order(1, weights=aggregator.publish(1.0)))
+    aggregator.wait_for_replies("o1", "o2")
+    assert lab.trainer.seen == [1.0, 2.0]
+    assert f"GET /v1/weights/{digest}" not in aggregator.requests
+    wait, inline = asked[0]
+    assert wait > 0 and inline > len(content)
 
 
 def test_an_update_that_cannot_be_taken_is_reported_as_failed(start: Start, aggregator: Aggregator) -> None:

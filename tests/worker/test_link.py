@@ -29,7 +29,7 @@ from roundtable.errors import (
     Unknown,
     Unreachable,
 )
-from roundtable.messages import Join, Joined, OrderResult, Poll
+from roundtable.messages import Join, Joined, Order, OrderResult, Poll, UpdateReply
 from roundtable.weights import ArraySpec, Manifest, Weights
 from worker.link import PASSING, Limits, Link, pieces
 
@@ -85,12 +85,30 @@ def test_an_update_is_one_request_of_a_told_length() -> None:
 
     made = joined(answer)
     made.traffic.take()
-    assert made.put_update("o1", update).duplicate is True
+    assert made.put_update("o1", update) == (UpdateReply(duplicate=True), None)
     assert seen[0].method == "PUT" and seen[0].url.path == "/fl/v1/orders/o1/update"
     assert seen[0].headers["content-length"] == str(update.nbytes) == str(len(seen[0].content))
     assert seen[0].content == b"".join(bytes(buffer) for buffer in update.buffers)
     bytes_in, bytes_out, _ = made.traffic.take()
     assert (bytes_in, bytes_out) == (len('{"duplicate":true}'), update.nbytes)
+
+
+def test_the_reply_to_an_update_may_bring_orders_and_a_message() -> None:
+    update = encode({"update": Weights.zeros(Manifest((ArraySpec("kernel", (2,)),)))}, {"account": "{}"})
+    told = UpdateReply(give=(Order(id="o2", kind="train", run="r1", round=2, attempt=1),), waited=0.1)
+    head = told.model_dump_json().encode() + b"   "
+    asked: list[httpx.Headers] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        request.read()
+        asked.append(request.headers)
+        return httpx.Response(
+            200, headers={"roundtable-json-bytes": str(len(head))}, content=head + b"message"
+        )
+
+    reply, message = joined(answer).put_update("o1", update, 0.25, 1000)
+    assert reply == told and message is not None and bytes(message) == b"message"
+    assert (asked[0]["roundtable-wait"], asked[0]["roundtable-inline"]) == ("0.25", "1000")
 
 
 @given(

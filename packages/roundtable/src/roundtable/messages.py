@@ -152,6 +152,8 @@ class Initialized(Message):
 
 class UpdateReply(Reply):
     duplicate: bool = False  # the same content had been accepted before; nothing changed
+    give: tuple[Order, ...] = ()  # what came up while the reply waited, as in PollReply
+    waited: Seconds = 0.0  # for it
 
 
 class Evaluated(Message):

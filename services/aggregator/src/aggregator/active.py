@@ -44,6 +44,7 @@ class ActiveRun:
     started: Seconds = 0.0  # of that: wall clock, when its first orders were given
     bytes_down: int = 0  # since the last commit
     took_part: set[WorkerId] = field(default_factory=set)
+    sent: dict[WorkerId, Digest] = field(default_factory=dict)  # the global message that each had last
     recording: ClientId | None = None  # whose update the machine has accepted and the store has not
     shown: RunState = "waiting"
     reason: str | None = None

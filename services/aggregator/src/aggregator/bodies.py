@@ -9,6 +9,9 @@ from roundtable.types import Digest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+INLINE: Final = "roundtable-inline"  # header: how long a message the reply to an update may bring, in bytes
+ALIGNMENT: Final = 64  # bytes
+JSON_BYTES: Final = b"roundtable-json-bytes"  # header of such a reply
 PIECE: Final = 2**20  # bytes handed to the transport at a time; it takes the next when most of it is gone
 
 
@@ -41,6 +44,32 @@ class ContentFile(Response):
             more = start + PIECE < len(view)
             await send({"type": "http.response.body", "body": view[start : start + PIECE], "more_body": more})
         self._sent(len(view))
+
+
+class ReplyAndContent(Response):
+    """A JSON reply and, behind it in the same body, a message of arrays; the header `JSON_BYTES` tells where
+    it begins."""
+
+    media_type = "application/octet-stream"
+
+    def __init__(self, reply: bytes, content: memoryview) -> None:
+        self._reply = reply + b" " * (-len(reply) % ALIGNMENT)  # so that arrays can be used where they lie
+        self._content = content
+        self.status_code = 200
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        headers = [
+            (b"content-type", b"application/octet-stream"),
+            (b"content-length", b"%d" % (len(self._reply) + len(self._content))),
+            (JSON_BYTES, b"%d" % len(self._reply)),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": self._reply, "more_body": True})
+        for start in range(0, len(self._content), PIECE):
+            piece = self._content[start : start + PIECE]
+            more = start + PIECE < len(self._content)
+            await send({"type": "http.response.body", "body": piece, "more_body": more})
 
 
 def etag(digest: Digest) -> tuple[bytes, bytes]:

@@ -7,7 +7,7 @@ what the fold has just written for left-overs.
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from typing import Final, Protocol
 
 from roundtable.errors import RoundtableError
 from roundtable.types import Seconds
@@ -20,8 +20,11 @@ from aggregator.logs import trouble
 from aggregator.recover import seen
 from aggregator.rounds import Phase
 from aggregator.store import Store
-from aggregator.threads import OneThread
+from aggregator.threads import OneThread, StoreThread
 from aggregator.turns import Turns
+
+FEW: Final = 64  # participants, whose rows are read and written at once
+SMALL: Final = 8 << 20  # bytes; updates of so many in all are folded at once, in a few milliseconds
 
 
 class Driver(Protocol):
@@ -36,7 +39,7 @@ class Closing:
     def __init__(
         self,
         run: ActiveRun,
-        storing: OneThread,
+        storing: StoreThread,
         folding: OneThread,
         turns: Turns,
         clock: Clock,
@@ -68,8 +71,12 @@ class Closing:
         try:
             if self._tidying is not None:
                 await self._tidying
-            planned = await self._storing.call(commit.plan_round, self._store, run.files, run.id, close)
-            outcome = await self._folding.call(commit.carry_out, run.files, planned)
+            read = self._storing.at_once if len(close.participants) <= FEW else self._storing.call
+            planned = await read(commit.plan_round, self._store, run.files, run.id, close)
+            if planned.nbytes <= SMALL and not self._storing.store.waits_for_disk:
+                outcome = commit.carry_out(run.files, planned)
+            else:
+                outcome = await self._folding.call(commit.carry_out, run.files, planned)
         except Exception as error:  # noqa: BLE001 -- the run must say so and not hang
             fault = error
             await self._turns.submit(lambda: self._failed(fault))
@@ -83,7 +90,8 @@ class Closing:
             return
         times = commit.Times(run.started, began, self._clock.wall())
         try:
-            record = await self._storing.call(
+            write = self._storing.at_once if len(close.participants) <= FEW else self._storing.call
+            record = await write(
                 commit.commit_round, self._store, planned, outcome, times, bytes_down=run.bytes_down
             )
         except Exception as error:  # noqa: BLE001 -- as above

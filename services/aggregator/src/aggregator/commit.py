@@ -38,6 +38,11 @@ class Closing:
     plan: FoldPlan | None  # None for round 0, whose weights are there already
     accepted: Mapping[ClientId, Accepted]  # the participants' updates, in client order
 
+    @property
+    def nbytes(self) -> int:
+        """Of what is folded."""
+        return sum(update.nbytes for update in self.accepted.values())
+
 
 @dataclass(frozen=True)
 class Outcome:

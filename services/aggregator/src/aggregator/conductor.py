@@ -54,7 +54,7 @@ from aggregator.events import (
 from aggregator.logs import note, trouble
 from aggregator.rows import Accepted, EvaluationRow
 from aggregator.store import Store
-from aggregator.threads import OneThread
+from aggregator.threads import OneThread, StoreThread
 from aggregator.turns import Turns
 
 Arrival = InitializeArrived | UpdateArrived | EvaluationArrived
@@ -79,7 +79,7 @@ class Conductor:
         run: ActiveRun,
         *,
         store: Store,
-        storing: OneThread,
+        storing: StoreThread,
         folding: OneThread,
         turns: Turns,
         desk: Desk,
@@ -201,7 +201,7 @@ class Conductor:
             case Close():
                 self._closing.begin(command)
             case Score(round_number):
-                record = await self._storing.call(commit.score, self._store, run.id, round_number)
+                record = await self._storing.at_once(commit.score, self._store, run.id, round_number)
                 run.tell_round(record)
                 self._follow.append(RoundScored(record.round, record.accuracy, self.now))
             case Show(state, reason):
@@ -238,7 +238,7 @@ class Conductor:
             if first:
                 self._store.set_run_state(run.id, run.shown, run.reason, first_order=now)
 
-        await self._storing.call(record)
+        await self._storing.at_once(record)
         if first:
             run.first_order = now
         begun = [(round_.round, round_.trial) for round_ in rounds]
@@ -286,7 +286,8 @@ class Conductor:
                         ),
                     )
 
-        await self._storing.call(record)
+        write = self._storing.call if run.files.apart else self._storing.at_once
+        await write(record)
         run.recording = None
         if isinstance(content, CheckedInitial):
             run.initialized = content.initialized
@@ -332,7 +333,7 @@ class Conductor:
         """For lists and the next start; a full disk must not keep a run from showing that it is paused."""
         run = self.run
         try:
-            await self._storing.call(self._store.set_run_state, run.id, run.shown, run.reason)
+            await self._storing.at_once(self._store.set_run_state, run.id, run.shown, run.reason)
         except StorageFull:
             trouble("the run's state could not be recorded", run=run.id, state=run.shown)
 

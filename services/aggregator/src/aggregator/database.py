@@ -23,7 +23,7 @@ _REMEDY: Final = (
 
 
 class Database:
-    """A connection, for one thread. Raises StorageFull (nothing was changed) and CorruptStore."""
+    """A connection, for one thread at a time. Raises StorageFull (nothing was changed) and CorruptStore."""
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
@@ -74,7 +74,8 @@ def open_database(path: Path) -> Database:
     """Open the database, or make it, and look it over. Raises CorruptStore for one that cannot be trusted."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+        # Another thread may use it, one at a time: who opens it sees to that.
+        db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     except (OSError, sqlite3.DatabaseError) as error:
         raise CorruptStore(
             f"{path} cannot be opened ({error}): look at the folder's owner and mode"

@@ -59,6 +59,7 @@ class RunFiles:
     ) -> None:
         self.folder = state_dir / "runs" / run
         self.spool = self.folder / "spool" if spool_dir is None else spool_dir / run
+        self.apart = spool_dir is not None  # the spool may be on another file system: moving is copying
         self._power = durability == "power"
         self._rooms = Rooms(self.spool)
         self._views: OrderedDict[Path, memoryview] = OrderedDict()  # of what is being sent, the latest last

@@ -88,10 +88,10 @@ def fold(files: RunFiles, plan: FoldPlan, block: int = BLOCK) -> Folded:
         Draft(files.temporary("server"), kept) if kept else nullcontext() as server,
     ):
         _Fold(plan, weights, server, block).run()
-        weights_digest = digest_of(weights.path, groups)
+        weights_digest = weights.digest() or digest_of(weights.path, groups)
         server_digest = None
         if server is not None:
-            server_digest = digest_of(server.path, kept)
+            server_digest = server.digest() or digest_of(server.path, kept)
             files.adopt(server.path, "server", server_digest)
         files.adopt(weights.path, "weights", weights_digest)
     message = write_message(files, plan.manifest, plan.strategy, plan.wire, weights_digest, server_digest)

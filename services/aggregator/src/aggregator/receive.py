@@ -34,6 +34,7 @@ EXTENSION: Final = "roundtable.receive"
 LINGER: Final = 30.0  # seconds that a refused body may go on coming before its connection is cut
 _KNOWN: Final = "0.54."  # the uvicorn whose private state this was written against
 _SCRATCH: Final = 64 * 1024
+_SMALL: Final = 16 * 1024  # bytes; a longer piece of a reply waits for nothing
 _DIRECT_FROM: Final = 32 * 1024  # a shorter body is mostly in with its head
 
 Progress: TypeAlias = Callable[[int], None]
@@ -294,26 +295,26 @@ class _Writes:
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._loop = loop
-        self._head = b""
+        self._held: list[bytes | memoryview] = []
 
     def write(self, data: bytes | memoryview) -> None:
-        if self._head:
-            head, self._head = self._head, b""
-            self._transport.writelines([head, data])
-        elif data[:9] == b"HTTP/1.1 ":
-            self._head = bytes(data)
-            self._loop.call_soon(self._flush)
-        else:
+        if not self._held and data[:9] != b"HTTP/1.1 ":
             self._transport.write(data)
+            return
+        if not self._held:
+            self._loop.call_soon(self._flush)
+        self._held.append(data)
+        if len(data) > _SMALL:
+            self._flush()
 
     def close(self) -> None:
         self._flush()
         self._transport.close()
 
     def _flush(self) -> None:
-        if self._head:
-            head, self._head = self._head, b""
-            self._transport.write(head)
+        if self._held:
+            held, self._held = self._held, []
+            self._transport.writelines(held)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from fastapi import Request
-from roundtable.errors import InvalidInput, InvalidPayload, NotAsked, Stale, StorageFull
+from roundtable.errors import InvalidInput, InvalidPayload, NotAsked, Refused, Stale, StorageFull, Unknown
 from roundtable.messages import OrderResult, UpdateReply
 from roundtable.types import OrderId, WorkerId
 
@@ -24,6 +24,7 @@ from aggregator.settings import ServiceSettings
 from aggregator.turns import Turns
 from aggregator.uploads import SMALL, Bounds, receive
 
+WAIT: Final = "roundtable-wait"  # header: seconds that the reply to an update may wait for the next orders
 _NO_ARRAYS: Final = "an evaluate order takes no arrays: send its sums to /result"
 
 
@@ -36,7 +37,45 @@ class Replies:
         self._runs = runs
 
     async def upload(self, worker: WorkerId, order: OrderId, request: Request) -> UpdateReply:
-        """Raises Unknown, Stale, NotAsked, Superseded, AlreadyAccepted, InvalidPayload, StorageFull."""
+        """Accept it; then wait for what the worker is to do next, as long as the request's WAIT header says.
+
+        Raises Unknown, Stale, NotAsked, Superseded, AlreadyAccepted, InvalidPayload, StorageFull.
+        """
+        try:
+            duplicate = await self._accept(worker, order, request)
+        except Refused:  # sent again, perhaps, because the reply was lost, and with it what it brought
+            self._desk.remind(worker)
+            raise
+        patience = min(_seconds(request.headers.get(WAIT)), self._settings.poll_seconds)
+        if not patience:
+            return UpdateReply(duplicate=duplicate)
+        if duplicate:
+            self._desk.remind(worker)
+        began = self._clock.monotonic()
+        give = await self._desk.next_orders(worker, patience)
+        return UpdateReply.model_construct(
+            duplicate=duplicate, give=give, waited=self._clock.monotonic() - began
+        )
+
+    def content(self, worker: WorkerId, reply: UpdateReply, most: int) -> memoryview | None:
+        """The global message that the reply's orders need and the worker has not had, if of `most` bytes or
+        fewer."""
+        live = self._runs.live
+        digest = next((order.weights for order in reply.give if order.kind == "train"), None)
+        if live is None or digest is None or live.sent.get(worker) == digest:
+            return None
+        try:
+            content = live.files.view(live.files.message(digest))
+        except Unknown:  # the run has gone on
+            return None
+        if len(content) > most:
+            return None
+        live.sent[worker] = digest
+        live.count_down(len(content))
+        return content
+
+    async def _accept(self, worker: WorkerId, order: OrderId, request: Request) -> bool:
+        """Whether the same update had been accepted before."""
         conductor, key, attempt = self._find(order)
         run = conductor.run
         if key.kind == "evaluate":
@@ -65,7 +104,7 @@ class Replies:
             raise
         finally:
             run.files.discard(part)
-        return UpdateReply(duplicate=duplicate)
+        return duplicate
 
     async def result(self, worker: WorkerId, order: OrderId, result: OrderResult) -> None:
         """Raises Unknown, Stale, NotAsked, Superseded, InvalidInput, StorageFull."""
@@ -106,6 +145,15 @@ class Replies:
         else:
             raise NotAsked(f"run {run.id} has no first weights yet: it takes no updates")
         return Bounds(nbytes, settings.upload_stall_seconds, settings.upload_seconds)
+
+
+def _seconds(text: str | None) -> float:
+    """0 for what is no sensible number of seconds: the header is a wish."""
+    try:
+        seconds = float(text or 0)
+    except ValueError:
+        return 0.0
+    return seconds if 0 < seconds < 3600 else 0.0
 
 
 def _check(run: ActiveRun, key: Key, part: Path) -> Checked | CheckedInitial:

@@ -6,7 +6,7 @@ import json
 import sqlite3
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Literal
 
 from roundtable.experiment import Experiment
@@ -96,9 +96,13 @@ class CommitRow:
     server: Digest | None
     entry: str
     entry_hash: Digest
-    record: RoundRecord
+    record_json: str
     scored: bool
     accuracy: float | None
+
+    @cached_property
+    def record(self) -> RoundRecord:
+        return RoundRecord.model_validate_json(self.record_json)
 
 
 @dataclass(frozen=True)
@@ -192,7 +196,7 @@ def commit_row(row: sqlite3.Row) -> CommitRow:
         row["server"],
         row["entry"],
         row["entry_hash"],
-        RoundRecord.model_validate_json(row["record"]),
+        row["record"],
         bool(row["scored"]),
         row["accuracy"],
     )

@@ -1,4 +1,4 @@
-"""The aggregator's memory: one SQLite file (WAL), one connection, one thread. files.py has the weights.
+"""The aggregator's memory: one SQLite file (WAL), one connection. files.py has the weights.
 
 Every method is one transaction: after a crash at any instant it has happened whole or not at all. With
 `durability` "process" (synchronous=NORMAL) what was returned survives the process being killed, with "power"
@@ -42,16 +42,18 @@ Durability = Literal["process", "power"]
 
 
 class Store:
-    """Use `open_store`. Not thread-safe: SQLite itself refuses another thread than the one that opened it."""
+    """Use `open_store`. Not thread-safe: one use after the other (threads.StoreThread)."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
+        self.waits_for_disk = False  # each transaction, before it returns
 
     def close(self) -> None:
         self._db.close()
 
     def set_durability(self, durability: Durability) -> None:
         """Of everything written from now on; set when a run becomes the active one."""
+        self.waits_for_disk = durability == "power"
         self._db.one(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
 
     # --- runs -----------------------------------------------------------------------------------------------

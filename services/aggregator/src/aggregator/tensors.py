@@ -14,10 +14,10 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-from roundtable.codec import Buffer
+from roundtable.codec import Buffer, hasher
 from roundtable.errors import CorruptStore, InvalidPayload, Truncated
 from roundtable.layout import CODES, DTYPES, Header, pack_header, read_header
-from roundtable.types import Array
+from roundtable.types import Array, Digest
 from roundtable.weights import Manifest
 
 
@@ -108,11 +108,13 @@ class Draft:
         self.path = path
         self._starts: dict[str, list[int]] = {}
         offset = len(header)
+        self._hasher, self._hashed = hasher(groups), offset
         for group in sorted(groups):
             self._starts[group] = []
             for spec in groups[group].arrays:
                 self._starts[group].append(offset)
                 offset += spec.nbytes
+        self._end = offset
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             os.posix_fallocate(self._file, 0, max(offset, 1))
@@ -123,9 +125,18 @@ class Draft:
 
     def write(self, group: str, span: Span, start: int, block: Array) -> None:
         """Put `block` (contiguous, of the array's dtype) at element `start` of the span."""
-        write_at(
-            self._file, self._starts[group][span.first] + start * block.itemsize, block.view(np.uint8).data
-        )
+        offset = self._starts[group][span.first] + start * block.itemsize
+        data = block.view(np.uint8).data
+        write_at(self._file, offset, data)
+        # Hashed as it passes, as long as it comes in the hash's order.
+        in_order = offset == self._hashed
+        if in_order:
+            self._hasher.update(data)
+        self._hashed = offset + len(data) if in_order else -1
+
+    def digest(self) -> Digest | None:
+        """The content hash, where all of it was written from the first byte to the last; else None."""
+        return self._hasher.hexdigest() if self._hashed == self._end else None
 
     def __enter__(self) -> Draft:
         return self

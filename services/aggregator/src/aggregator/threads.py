@@ -1,12 +1,16 @@
-"""Where what blocks is done: one thread for the store (SQLite wants one), one for folds and file work."""
+"""Where what blocks is done: one thread for the store, one for folds and file work.
+
+What takes microseconds is done `at_once`, on the event loop's own thread: a hop to another and back costs
+more, and a round of a small model is mostly hops.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from aggregator.store import Store, open_store
 
@@ -17,9 +21,16 @@ T = TypeVar("T")
 class OneThread:
     def __init__(self, name: str) -> None:
         self._executor = ThreadPoolExecutor(1, name)
+        self._latest: Future[Any] | None = None
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await asyncio.wrap_future(self._executor.submit(function, *args, **kwargs))
+        future = self._latest = self._executor.submit(function, *args, **kwargs)
+        return await asyncio.wrap_future(future)
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is still to be done, though its caller may have been cancelled."""
+        return self._latest is not None and not self._latest.done()
 
     def close(self) -> None:
         """Waits for what is being done; what has not begun is dropped."""
@@ -27,12 +38,18 @@ class OneThread:
 
 
 class StoreThread(OneThread):
-    """The store and the only thread that may use it: `await storing.call(storing.store.…)`."""
+    """The store, and the only way to it: `await storing.call(storing.store.…)`, one use after the other."""
 
     store: Store
 
     def __init__(self) -> None:
         super().__init__("store")
+
+    async def at_once(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """For a few rows. In the thread all the same where it is busy, or the store waits for the disk."""
+        if self.busy or self.store.waits_for_disk:
+            return await self.call(function, *args, **kwargs)
+        return function(*args, **kwargs)
 
     async def open(self, path: Path) -> None:
         """Raises CorruptStore, StorageFull."""

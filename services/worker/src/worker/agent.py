@@ -35,8 +35,9 @@ from roundtable.messages import PROTOCOL, Join, OrderResult, Poll
 from roundtable.types import Seconds
 
 from worker.account import cpu_seconds, memory_bytes
+from worker.apart import Apart
 from worker.backoff import Backoff
-from worker.board import Board, Parcel
+from worker.board import Board, Held, Parcel
 from worker.facade import MakeTrainer
 from worker.link import PASSING, Link
 from worker.logs import say, warn
@@ -45,6 +46,10 @@ from worker.work import Work
 
 EMPTY_REPLIES = 3  # polls answered at once with nothing new, before the next ones are held back
 AT_ONCE: Seconds = 0.1
+LINGER: Seconds = (
+    0.25  # how long the reply to an update may wait for the next orders; longer, and polls do it
+)
+INLINE = 4 << 20  # bytes of a message that it may bring; a longer one is worth a request of its own
 
 
 class Agent:
@@ -74,7 +79,8 @@ class Agent:
         self._points = points or Points()
         self._points.traffic = link.traffic
         self._answered = answered
-        self.board = Board(clock)
+        self.board = Board(clock, lambda held: self._apart.begin(held))
+        self._apart = Apart(link, self.board, self._deliver, self._guarded, self._patience, clock)
         self._work = Work(link, self.board, make_trainer, self._patience, clock, self._points.trained)
         self._joined = threading.Event()
         self._threads = [
@@ -193,20 +199,20 @@ class Agent:
     def _send(self) -> None:
         while (parcel := self.board.next_parcel()) is not None:
             begun = self._clock()
-            self._deliver(parcel)
-            self._link.traffic.count(sending=self._clock() - begun)
+            waited = self._deliver(parcel, self._link)
+            self._link.traffic.count(sending=self._clock() - begun - waited)
             self.board.drop(parcel.held)
 
-    def _deliver(self, parcel: Parcel) -> None:
-        """Send it until it is taken, refused or no longer wanted."""
+    def _deliver(self, parcel: Parcel, link: Link) -> Seconds:
+        """Send it over `link` until it is taken, refused or no longer wanted; how long the reply waited for
+        more orders."""
         backoff, order, content, said = self._patience(), parcel.held.order, parcel.content, False
         while True:
             try:
                 if isinstance(content, Encoded):
-                    self._link.put_update(order.id, content)
-                else:
-                    self._link.post_result(order.id, content)
-                return
+                    return self._put_update(parcel.held, content, link)
+                link.post_result(order.id, content)
+                return 0.0
             except (
                 *PASSING,
                 Unauthorized,
@@ -215,15 +221,25 @@ class Agent:
                     warn("aggregator paused", order=order.id, detail=str(error))
                     said = True
                 if not self.board.pause(backoff.next(), parcel.held):
-                    return
+                    return 0.0
             except InvalidInput as error:  # this content will never be taken: say so, once
                 warn("update refused", order=order.id, detail=str(error))
                 if not isinstance(content, Encoded):
-                    return
+                    return 0.0
                 content = OrderResult(status="failed", problem=problem_of(error).type, detail=str(error))
             except Refused as error:  # stale, superseded, not asked: somebody else's by now
                 warn("update dropped", order=order.id, detail=str(error))
-                return
+                return 0.0
+
+    def _put_update(self, held: Held, update: Encoded, link: Link) -> Seconds:
+        """Where there is nothing else to do, the reply may bring the next order at once: a request less, or
+        two."""
+        wait = LINGER if link is self._link and self.board.alone(held) else 0.0
+        reply, message = link.put_update(held.order.id, update, wait, INLINE)
+        if message is not None:
+            self._work.bring(reply.give, message)
+        self.board.reconcile(reply.give, ())
+        return reply.waited
 
     # --- all of them
 

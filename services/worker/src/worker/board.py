@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from roundtable.codec import Encoded
+from roundtable.codec import Buffer, Encoded
 from roundtable.messages import Order, OrderResult
 from roundtable.types import OrderId, Seconds
 
@@ -35,6 +35,11 @@ class Held:
     order: Order
     arrived: Seconds  # on the board's clock
     cancelled: bool = False  # its result is no longer wanted
+    # of a client with a machine of its own (apart):
+    message: Buffer | None = None  # the round's, fetched over its own link
+    fetching: Seconds = 0.0
+    cpu_seconds: Seconds = 0.0  # that training took
+    content: Encoded | OrderResult | None = None  # what came of it
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +51,14 @@ class Parcel:
 
 
 class Board:
-    def __init__(self, clock: Callable[[], Seconds] = time.monotonic) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], Seconds] = time.monotonic,
+        apart: Callable[[Held], None] = lambda _held: None,
+    ) -> None:
+        """`apart` is told of orders for clients with machines of their own; it queues them in its time."""
         self._clock = clock
+        self._apart = apart
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)  # there may be an order to take
         self._mail = threading.Condition(self._lock)  # there may be a parcel to send
@@ -65,6 +76,7 @@ class Board:
 
     def reconcile(self, give: Iterable[Order], cancel: Iterable[OrderId]) -> bool:
         """Take the difference the aggregator named. Returns whether that changed anything."""
+        travellers: list[Held] = []
         with self._lock:
             changed = False
             for order_id in cancel:
@@ -77,12 +89,14 @@ class Board:
                 if (known is None or known.cancelled) and not self._closed:
                     held = Held(order, self._clock())
                     self._held[order.id] = held
-                    self._queue.append(held)
+                    (self._queue if order.machine is None else travellers).append(held)
                     changed = True
             if changed:
                 self._work.notify_all()
                 self._changed.notify_all()
-            return changed
+        for held in travellers:
+            self._apart(held)
+        return changed
 
     def _cancel(self, held: Held) -> None:
         held.cancelled = True
@@ -112,6 +126,11 @@ class Board:
             subject = f" shard {order.shard}" if order.shard is not None else subject
             return _DOING[order.kind] + subject
 
+    def alone(self, held: Held) -> bool:
+        """Whether this is the only order there is."""
+        with self._lock:
+            return len(self._held) == 1 and self._held.get(held.order.id) is held and not self._closed
+
     # --- the work thread
 
     def take(self) -> Held | None:
@@ -139,6 +158,8 @@ class Board:
                 self._running = None
             if parcel.held.cancelled or self._expired:
                 self._forget(parcel.held)
+            elif parcel.held.order.machine is not None:
+                parcel.held.content = parcel.content
             else:
                 self._outbox.append(parcel)
             self._mail.notify_all()
@@ -154,6 +175,29 @@ class Board:
             )
             self._sending = None if self._expired or not self._outbox else self._outbox.popleft()
             return self._sending
+
+    # --- threads of clients with machines of their own
+
+    def trained(self, held: Held) -> Encoded | OrderResult | None:
+        """Queue it, and wait for what comes of it; None when it is no longer wanted."""
+        with self._lock:
+            if not self._ends(held):
+                self._queue.append(held)
+                self._work.notify_all()
+            self._changed.wait_for(lambda: self._ends(held) or held.content is not None)
+            return None if self._ends(held) else held.content
+
+    def rest(self, seconds: Seconds, held: Held) -> bool:
+        """Wait so long. False, at once, when it is no longer wanted or the worker leaves."""
+        with self._lock:
+            return not self._changed.wait_for(lambda: self._ends(held), seconds)
+
+    def until_unwanted(self, held: Held) -> None:
+        with self._lock:
+            self._changed.wait_for(lambda: self._ends(held))
+
+    def _ends(self, held: Held) -> bool:
+        return held.cancelled or self._closed
 
     # --- any of them
 

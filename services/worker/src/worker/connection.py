@@ -24,6 +24,26 @@ _HEAD_LIMIT: Final = 64 * 1024
 _LINE_LIMIT: Final = 4 * 1024
 _PARTS: Final = 512  # buffers given to one sendmsg; the kernel takes at most 1024
 
+_SILENT: Final = 20  # seconds
+
+# A connection whose other end has gone without a word (Wi-Fi lost, an address that changed) ends after some
+# 20 s, not when the answer to an update is overdue: what was sent is not acknowledged, or nobody answers a
+# keep-alive probe.
+SOCKET_OPTIONS: Final[list[tuple[int, int, int]]] = [
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in (
+            ("TCP_KEEPIDLE", _SILENT // 2),
+            ("TCP_KEEPINTVL", _SILENT // 4),
+            ("TCP_KEEPCNT", 2),
+            ("TCP_USER_TIMEOUT", _SILENT * 1000),
+        )
+        if hasattr(socket, name)
+    ),
+]
+
 
 class Connection:
     """A socket, and the bytes read from it that nobody has used yet. Raises httpx.TransportError."""
@@ -37,7 +57,8 @@ class Connection:
             raise httpx.ConnectTimeout(str(error)) from error
         except OSError as error:
             raise httpx.ConnectError(str(error)) from error
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for level, option, value in SOCKET_OPTIONS:
+            self._socket.setsockopt(level, option, value)
         self._scratch = memoryview(bytearray(_SCRATCH))
         self._begin = self._end = 0  # of what is unused in it
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
@@ -38,7 +39,7 @@ from roundtable.messages import Join, Joined, Message, OrderResult, Plan, Poll, 
 from roundtable.types import Digest, OrderId, RunId, Seconds
 
 from worker.account import Traffic
-from worker.transport import SocketTransport
+from worker.transport import Answer, SocketTransport
 from worker.trust import explained
 
 PASSING: Final = (Unreachable, StorageFull, RateLimited)
@@ -107,6 +108,12 @@ class Link:
     def close(self) -> None:
         self._transport.close()
 
+    def over(self, wrap: Callable[[httpx.BaseTransport], httpx.BaseTransport]) -> Link:
+        """The same session, as it is now, over another transport around this one's."""
+        other = copy(self)
+        other._transport, other._sockets = wrap(self._transport), None
+        return other
+
     # --- the session
 
     def join(self, join: Join) -> Joined:
@@ -141,10 +148,20 @@ class Link:
 
     # --- what orders give
 
-    def put_update(self, order: OrderId, update: Encoded) -> UpdateReply:
-        limits = self._limits.of(read=self._limits.stored)
-        content = self._request("PUT", f"/v1/orders/{order}/update", limits, body=update)
-        return self._parsed(UpdateReply, content)
+    def put_update(
+        self, order: OrderId, update: Encoded, wait: Seconds = 0.0, inline: int = 0
+    ) -> tuple[UpdateReply, Buffer | None]:
+        """The reply, which may wait for the next orders for `wait` seconds, and the global message that they
+        need, where it brings one: at most `inline` bytes, unchecked."""
+        limits = self._limits.of(read=self._limits.stored + wait)
+        asked = [(b"roundtable-wait", b"%g" % wait), (b"roundtable-inline", b"%d" % inline)] if wait else []
+        path = f"/v1/orders/{order}/update"
+        answer = self._asked("PUT", path, limits, body=update, asked=asked, limit=JSON_LIMIT + inline)
+        length = answer.headers.get(b"roundtable-json-bytes", b"")
+        if not length.isdigit():
+            return self._parsed(UpdateReply, answer.content), None
+        whole = memoryview(answer.content)
+        return self._parsed(UpdateReply, whole[: int(length)]), whole[int(length) :]
 
     def post_result(self, order: OrderId, result: OrderResult) -> None:
         self._request(
@@ -164,12 +181,27 @@ class Link:
         token: str | None = None,
         limit: int = JSON_LIMIT,
     ) -> Buffer:
+        return self._asked(method, path, timeout, json=json, body=body, token=token, limit=limit).content
+
+    def _asked(
+        self,
+        method: str,
+        path: str,
+        timeout: dict[str, Seconds],
+        *,
+        json: Message | None = None,
+        body: Encoded | None = None,
+        token: str | None = None,
+        limit: int = JSON_LIMIT,
+        asked: Sequence[tuple[bytes, bytes]] = (),
+    ) -> Answer:
         if token is None:
             token = self._session.session_token if self._session else ""
         headers = [
             (b"host", self._base.netloc),
             (b"authorization", b"Bearer " + token.encode()),
             (b"accept-encoding", b"identity"),
+            *asked,
         ]
         buffers: Sequence[bytes | memoryview] = ()
         if json is not None:
@@ -180,15 +212,15 @@ class Link:
             headers.append((b"content-type", b"application/octet-stream"))
         exchange = self._exchange if self._sockets is None else partial(self._sockets.ask, self._origin)
         try:
-            status, received = exchange(
+            answer = exchange(
                 method, self._base.raw_path.rstrip(b"/") + path.encode(), headers, buffers, timeout, limit
             )
         except httpx.RequestError as error:
             raise Unreachable(f"{self.url}: {_reason(error)}") from None
-        self.traffic.count(bytes_in=len(received), bytes_out=sum(map(len, buffers)))
-        if not 200 <= status < 300:
-            raise _refusal(status, received, self.url + path)
-        return received
+        self.traffic.count(bytes_in=len(answer.content), bytes_out=sum(map(len, buffers)))
+        if not 200 <= answer.status < 300:
+            raise _refusal(answer.status, answer.content, self.url + path)
+        return answer
 
     def _exchange(
         self,
@@ -198,7 +230,7 @@ class Link:
         buffers: Sequence[bytes | memoryview],
         timeout: dict[str, Seconds],
         limit: int,
-    ) -> tuple[int, Buffer]:
+    ) -> Answer:
         """As SocketTransport.ask, over any transport of httpx."""
         request = httpx.Request(
             method,
@@ -210,7 +242,8 @@ class Link:
         response = self._transport.handle_request(request)
         response.request = request
         try:
-            return response.status_code, _content(response, limit)
+            fields = {name.lower(): value for name, value in response.headers.raw}
+            return Answer(response.status_code, fields, _content(response, limit))
         finally:
             response.close()
 

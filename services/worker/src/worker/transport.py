@@ -21,7 +21,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import httpx
 import numpy as np
@@ -39,6 +39,14 @@ _UNUSED: Final = (
     3  # references to a room that only its list has: that, a loop's variable and a call's argument
 )
 _CHUNK_SIZE: Final = re.compile(rb"([0-9a-fA-F]{1,16})[ \t]*(;.*)?")
+
+
+class Answer(NamedTuple):
+    """A reply, received: header names in lower case."""
+
+    status: int
+    headers: Mapping[bytes, bytes]
+    content: Buffer
 
 
 class SocketTransport(httpx.BaseTransport):
@@ -82,21 +90,21 @@ class SocketTransport(httpx.BaseTransport):
         buffers: Sequence[bytes | memoryview],
         timeout: Mapping[str, Seconds | None],
         limit: int,
-    ) -> tuple[int, Buffer]:
+    ) -> Answer:
         """One request over plain HTTP, without building httpx's objects for it, which takes longer than the
         rest.
 
-        (status, body of the reply). Raises httpx.TransportError, and TooLarge past `limit` bytes.
+        Raises httpx.TransportError, and TooLarge past `limit` bytes.
         """
         limits = _Timeouts(timeout)
         connection = self._connection(origin, limits)
         try:
             head = _head(method, target, [*headers, (b"content-length", b"%d" % sum(map(len, buffers)))])
-            status, _, _, body = self._exchange(
+            status, fields, _, body = self._exchange(
                 connection, method, lambda: connection.send([head, *buffers]), limits
             )
             if body.length is not None and body.length <= limit:
-                return status, body.receive(self.rooms)
+                return Answer(status, _fields(fields), body.receive(self.rooms))
             content = bytearray()
             for piece in body if body.length is None else ():
                 content += piece
@@ -104,7 +112,7 @@ class SocketTransport(httpx.BaseTransport):
                     break
             else:
                 if body.length is None:
-                    return status, content
+                    return Answer(status, _fields(fields), content)
             raise TooLarge(f"the reply has more than the {limit} bytes allowed")
         except BaseException:
             connection.close()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from roundtable.codec import Buffer, Decoded, Encoded, as_decoded, content_hash, decode, encode, size_limit
@@ -68,6 +68,13 @@ class Work:
         self._trained = trained
         self._run: Run | None = None
         self._seasoned = False  # has made a trainer before
+        self._brought: dict[Digest, Buffer] = {}  # a message that came with its orders
+
+    def bring(self, orders: Iterable[Order], message: Buffer) -> None:
+        """From another thread: the global message that these orders will need, unchecked."""
+        self._brought = {
+            order.weights: message for order in orders if order.kind == "train" and order.weights
+        }
 
     def carry_out(self, held: Held) -> Encoded | OrderResult | None:
         """The reply to this order; None when it is no longer wanted. Raises nothing a task may raise."""
@@ -171,14 +178,15 @@ class Work:
             loss=_finite(trained.loss, "loss"),
             metrics={name: float(_finite(value, name) or 0.0) for name, value in trained.metrics.items()},
             cpu_seconds=trained.cpu_seconds,
-            waiting_seconds=max(started - held.arrived, 0.0),
-            fetching_seconds=fetched - started,
+            waiting_seconds=max(started - held.arrived - held.fetching, 0.0),
+            fetching_seconds=held.fetching + fetched - started,
             training_seconds=trained.seconds,
             sending_seconds=sending,
             bytes_in=bytes_in,
             bytes_out=bytes_out,
             peak_memory_bytes=peak_memory_bytes(),
         )
+        held.cpu_seconds = trained.cpu_seconds
         self._trained(order, account)
         groups = {"update": trained.update}
         if trained.broadcast is not None:
@@ -199,6 +207,7 @@ class Work:
             run.messages.make_room()  # first: a model may be large
             message = self._content(held, run, digest, run.message_groups, self._link.weights)
             run.messages.keep(digest, message)
+        held.message = None
         return message
 
     def _state(self, held: Held, run: Run) -> Weights | None:
@@ -224,7 +233,12 @@ class Work:
         limit = size_limit(expected)
         fault = InvalidPayload(f"content {digest[:12]}… cannot be had")
         for _ in range(SPOILED):
-            buffer = self._fetch(held, lambda: get(digest, limit))
+            buffer = (
+                held.message
+                or self._brought.pop(digest, None)
+                or self._fetch(held, lambda: get(digest, limit))
+            )
+            held.message = None
             try:
                 # The hash says that these are the aggregator's bytes, which has seen that they are finite.
                 decoded = decode(buffer, expected, wire=run.plan.experiment.wire, finite=False)

@@ -10,7 +10,7 @@ from roundtable.messages import OrderResult, Plan, UpdateReply
 from roundtable.types import Digest, OrderId, RunId
 from starlette.responses import Response
 
-from aggregator.bodies import ContentFile, immutable, unchanged
+from aggregator.bodies import INLINE, ContentFile, ReplyAndContent, immutable, unchanged
 from aggregator.routes.access import SESSION, json_of, service_of, worker_of
 
 router = APIRouter(tags=["orders"])
@@ -43,7 +43,7 @@ async def states(request: Request, digest: Digest) -> Response:
 
 
 def _content(request: Request, digest: Digest, kind: str) -> Response:
-    worker_of(request)
+    worker = worker_of(request)
     live = service_of(request).runs.live
     if live is None or len(digest) != 64 or not digest.isalnum():
         raise Unknown(f"{kind} {digest:.64} are not kept here: ask for what an order names")
@@ -52,6 +52,8 @@ def _content(request: Request, digest: Digest, kind: str) -> Response:
         reply = Response(status_code=304)
         reply.raw_headers += immutable(digest)
         return reply
+    if kind == "weights":
+        live.sent[worker] = digest
     return ContentFile(live.files.view(path), digest, live.count_down)
 
 
@@ -62,7 +64,14 @@ def _content(request: Request, digest: Digest, kind: str) -> Response:
 )
 async def update(request: Request, order: OrderId) -> Response:
     """The reply to a train or initialize order: safetensors, bounded by what the order's arrays can take."""
-    return json_of(await service_of(request).replies.upload(worker_of(request), order, request))
+    worker, replies = worker_of(request), service_of(request).replies
+    reply = await replies.upload(worker, order, request)
+    most = request.headers.get(INLINE, "")
+    if reply.give and most.isascii() and most.isdigit():
+        content = replies.content(worker, reply, int(most[:18]))
+        if content is not None:
+            return ReplyAndContent(reply.model_dump_json().encode(), content)
+    return Response(reply.model_dump_json(exclude_unset=True), media_type="application/json")
 
 
 @router.post("/v1/orders/{order}/result", status_code=204, openapi_extra=SESSION)

@@ -103,6 +103,16 @@ class LocalTraining:
         means = {name: float(total) / examples for name, total in zip(self._metrics, sums, strict=True)}
         return Local([end.numpy() for end in ends], int(steps), means.pop("loss"), means)
 
+    def warm_up(
+        self, weights: list[Float32], generator_states: Int64, broadcast: list[Float32], state: list[Float32]
+    ) -> None:
+        """Trace and optimize the graph now, by an example of no consequence, and not while a client's
+        training is timed.
+        """
+        if not self.traces:
+            one = np.zeros((1, 1), np.int32)
+            self.run(weights, one, generator_states, broadcast, state, lambda: False)
+
     @contextmanager
     def _watching(self, stop: Callable[[], bool]) -> Iterator[None]:
         """While the graph runs, this thread cannot ask; another does, and the loop reads what it found.

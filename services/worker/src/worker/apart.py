@@ -39,7 +39,7 @@ class Apart:
         self,
         link: Link,
         board: Board,
-        deliver: Callable[[Parcel, Link], Seconds],
+        deliver: Callable[[Parcel, Link], object],
         guarded: Callable[[Callable[[], None]], None],
         patience: Callable[[], Backoff],
         clock: Callable[[], Seconds] = time.monotonic,

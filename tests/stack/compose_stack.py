@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -45,31 +46,55 @@ class Stack:
 
     project: str = field(default_factory=lambda: f"roundtable-test-{os.getpid()}")
     port: int = field(default_factory=_free_port)
+    settings: dict[str, str] = field(default_factory=dict)  # over the tests' own
 
     def compose(self, *words: str, timeout: float = 120) -> str:
         done = self.attempt(*words, timeout=timeout)
         assert done.returncode == 0, f"compose {' '.join(words)}: {done.stderr[-3000:]}"
         return done.stdout
 
-    def attempt(self, *words: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-        files = [word for name in FILES for word in ("-f", name)]
-        settings = {
+    def attempt(self, *words: str, timeout: float = 120, **settings: str) -> subprocess.CompletedProcess[str]:
+        command = ["docker", "compose", "--profile", "slow", *words]
+        return subprocess.run(
+            command, cwd=ROOT, env=self._env | settings, capture_output=True, text=True, timeout=timeout
+        )
+
+    def make(self, *words: str, timeout: float = 120, **settings: str) -> subprocess.CompletedProcess[str]:
+        """As a user does it."""
+        return subprocess.run(
+            ["make", *words],
+            cwd=ROOT,
+            env=self._env | settings,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    def lab(self, *words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        command = [Path(sys.executable).with_name("lab"), *words, "--url", f"http://127.0.0.1:{self.port}"]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+
+    @property
+    def _env(self) -> dict[str, str]:
+        own = {
+            "COMPOSE_PROJECT_NAME": self.project,
+            "COMPOSE_FILE": ":".join(FILES),
+            "COMPOSE_ENV_FILES": os.devnull,
             "PORT": str(self.port),
-            "EXPERIMENT": "experiments/stack.toml",
+            "GRAFANA_PORT": str(self.port + 1 if self.port < 65535 else 3000),
+            "EXPERIMENT": "experiments/mnist.toml",
             "START_WORKERS": "5",
             "AGGREGATOR_IMAGE": "roundtable-aggregator:test",
             "WORKER_IMAGE": "roundtable-worker:test",
         }
-        command = ["docker", "compose", "--env-file", os.devnull, "-p", self.project, *files, *words]
-        return subprocess.run(
-            command, cwd=ROOT, env=os.environ | settings, capture_output=True, text=True, timeout=timeout
-        )
+        return os.environ | own | self.settings
 
-    def up(self, workers: int) -> None:
-        self.compose("up", "-d", "--no-build", "--scale", f"worker={workers}", timeout=240)
+    def up(self, workers: int, slow: int = 0) -> None:
+        scale = ("--scale", f"worker={workers}", "--scale", f"worker-slow={slow}")
+        self.compose("up", "-d", "--no-build", *scale, timeout=300)
 
-    def down(self) -> None:
-        self.compose("down", "-v", "--timeout", "5")
+    def down(self, *words: str) -> None:
+        self.compose("down", "--timeout", "5", *words)
 
     def containers(self, service: str) -> list[str]:
         """Short ids of those that run."""
@@ -79,6 +104,10 @@ class Stack:
         found: list[dict[str, Any]] = json.loads(docker("inspect", container))
         return found[0]
 
+    def last_words(self, service: str) -> list[str]:
+        """What this service's containers wrote, without time and name."""
+        return self.compose("logs", "--no-log-prefix", service).splitlines()
+
     # --- the aggregator
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
@@ -86,10 +115,13 @@ class Stack:
         if body is None:
             reply = httpx.get(url, timeout=10)
         else:
-            token = self.compose("exec", "-T", "aggregator", "cat", "/tokens/admin/token").strip()
-            reply = httpx.post(url, json=body, timeout=10, headers={"Authorization": f"Bearer {token}"})
+            headers = {"Authorization": f"Bearer {self.token('admin/token')}"}
+            reply = httpx.post(url, json=body, timeout=10, headers=headers)
         assert reply.is_success, f"{url}: {reply.status_code} {reply.text}"
         return reply.json()
+
+    def token(self, name: str) -> str:
+        return self.compose("exec", "-T", "aggregator", "cat", f"/tokens/{name}").strip()
 
     def present(self) -> list[dict[str, Any]]:
         return [worker for worker in self.ask("/v1/workers") if worker["state"] == "present"]

@@ -136,3 +136,8 @@ def test_the_docker_socket_is_the_proxys_alone_and_only_telegraf_reaches_that() 
         "socket-proxy",
         "telegraf",
     }
+
+
+def test_nobody_but_telegraf_grafana_and_its_setup_reaches_influxdb_which_asks_for_no_password() -> None:
+    reaches = {name for name, service in SERVICES.items() if "monitoring" in service.get("networks", ())}
+    assert reaches == {"influxdb", "influxdb-setup", "telegraf", "grafana"}

@@ -19,7 +19,8 @@ from roundtable.types import Array, Float32
 
 from worker.model import Model, Tensor, Tensors
 
-BATCH = 256
+BATCH = 256  # examples
+VALUES = 2**22  # of a batch's input: large pictures go a few at a time, or their layers would fill the memory
 
 
 class Measure:
@@ -88,9 +89,10 @@ class Evaluation:
 
         totals: dict[str, Any] = dict.fromkeys(self.names, 0.0)
         tensors = [tf.convert_to_tensor(weight) for weight in weights]
-        for at in range(0, len(x), BATCH):
+        batch = batch_of(x)
+        for at in range(0, len(x), batch):
             sums = self._call(
-                *tensors, tf.convert_to_tensor(x[at : at + BATCH]), tf.convert_to_tensor(y[at : at + BATCH])
+                *tensors, tf.convert_to_tensor(x[at : at + batch]), tf.convert_to_tensor(y[at : at + batch])
             )
             totals = {name: totals[name] + sums[name].numpy() for name in self.names}
         for name, total in totals.items():
@@ -112,3 +114,8 @@ class Evaluation:
         states = self._model.states(tf.zeros([self._model.generators, 2], tf.int64))
         predictions = self._model.predict(*self._model.split(weights), states, x, training=False)[0]
         return self._measure.sums(y, predictions, self._measure.loss(y, predictions))
+
+
+def batch_of(x: Array) -> int:
+    """How many examples of x [n, …] are evaluated at a time."""
+    return max(1, min(BATCH, VALUES // max(int(np.prod(x.shape[1:])), 1)))

@@ -5,7 +5,7 @@
     loading    the user's own task, one Python file; options; the source's hash
     npz        reading data files, with errors that say what to do
     pinned     a node's own folder
-    digits, mnist, cifar10   the built-in tasks
+    digits, mnist, cifar10, clouds   the built-in tasks
 
 Nothing here imports TensorFlow or Keras when it is imported: tasks do so inside `model()` and `loss()`, so
 that labels can be read, and partitions drawn, where there is no TensorFlow.

@@ -31,5 +31,5 @@ def confusion(y: Any, logits: Any, classes: int) -> Any:
     truth = tf.reshape(tf.cast(y, tf.int32), [-1])
     guess = tf.reshape(tf.argmax(logits, axis=-1, output_type=tf.int32), [-1])
     return tf.math.bincount(
-        truth * classes + guess, minlength=classes**2, maxlength=classes**2, dtype=tf.float32
+        truth * classes + guess, minlength=classes**2, maxlength=classes**2, dtype=tf.int64
     )

@@ -2,7 +2,8 @@
 asked.
 
 `data.npz` with x [n, …] and y [n, …], alike the examples of the task, unless the task reads another layout.
-Counting needs neither TensorFlow nor the task.
+Counting needs neither TensorFlow nor the task: a worker joins before it knows of any. Masks, in `data.npz` or
+in a folder of tiles, are counted by what they show most of, as task clouds has it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 
 from roundtable.errors import InvalidData
 from roundtable.messages import PinnedData
+from roundtable.tasks.clouds.tiles import read_masks, tile_labels
 from roundtable.tasks.npz import read_npz
 from roundtable.tasks.task import Data, Task, check_alike, check_pair
 from roundtable.types import Array
@@ -26,7 +28,7 @@ def count_labels(folder: Path, task: Task | None = None) -> PinnedData:
     """
     if not folder.is_dir():
         raise InvalidData(f"{folder}: there is no such folder of pinned data; {REMEDY}")
-    labels = task.node_labels(folder) if task else read_npz(folder / "data.npz", ("y",), REMEDY)["y"]
+    labels = task.node_labels(folder) if task else _labels(folder)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or len(labels) == 0:
         raise InvalidData(
             f"{folder}: y is {labels.dtype} {labels.shape}; one integer an example is needed, at least one; "
@@ -37,6 +39,13 @@ def count_labels(folder: Path, task: Task | None = None) -> PinnedData:
         examples=len(labels),
         labels={str(value): int(count) for value, count in zip(values, counts, strict=True)},
     )
+
+
+def _labels(folder: Path) -> Array:
+    if (folder / "masks").is_dir():
+        return tile_labels(read_masks(folder))
+    y = read_npz(folder / "data.npz", ("y",), REMEDY)["y"]
+    return tile_labels(y) if y.ndim == 3 else y
 
 
 def load_node(task: Task, folder: Path, data: Data) -> tuple[Array, Array]:

@@ -15,6 +15,7 @@ from roundtable.types import Digest
 
 BUILT_IN: Final[Mapping[str, str]] = {  # name → module:class
     "cifar10": "roundtable.tasks.cifar10:Cifar10",
+    "clouds": "roundtable.tasks.clouds:Clouds",
     "digits": "roundtable.tasks.digits:Digits",
     "mnist": "roundtable.tasks.mnist:Mnist",
 }
@@ -37,7 +38,7 @@ def find(name: str, options: Mapping[str, Option], tasks_dir: Path) -> Found:
         module_name, class_name = BUILT_IN[name].split(":")
         module = import_module(module_name)
         assert module.__file__ is not None
-        kind, source = getattr(module, class_name), Path(module.__file__).read_bytes()
+        kind, source = getattr(module, class_name), _source(Path(module.__file__))
     elif ":" in name:
         kind, source = read_class(name, tasks_dir)
     else:
@@ -46,3 +47,9 @@ def find(name: str, options: Mapping[str, Option], tasks_dir: Path) -> Found:
             f'and your own is named "file:Class", for a class in {tasks_dir}/file.py'
         )
     return Found(construct(kind, options, name), source_hash(source, options))
+
+
+def _source(file: Path) -> bytes:
+    """A module's bytes; of a task that is a package, those of all its files, in the order of their names."""
+    files = sorted(file.parent.glob("*.py")) if file.name == "__init__.py" else [file]
+    return b"".join(one.read_bytes() for one in files)

@@ -70,6 +70,21 @@ class Task(ABC):
     def load(self, data_dir: Path) -> Data:
         """The data set, the same on every node. Raises InvalidData where it cannot be had."""
 
+    def describe(self) -> str:
+        """The data set in a few words, for results and reports; empty where the task's name says it all.
+
+        Data that nobody measured are called synthetic here.
+        """
+        return ""
+
+    def pictures(self, x: Array, y: Array, predictions: Array) -> Mapping[str, Array]:  # noqa: ARG002
+        """What a report shows of a few test examples [n, …] and a model's outputs for them, side by side.
+
+        By name, in order: colours as uint8 [n, h, w, 3], or classes, numbered as in `classes`, as integers
+        [n, h, w]. Nothing where there is nothing to see. Numpy only.
+        """
+        return {}
+
     def metrics(self, y: Any, predictions: Any) -> Mapping[str, Any]:  # noqa: ARG002 (for those that measure)
         """Sums over a batch's examples, as TensorFlow tensors: numbers, or flat lists of numbers.
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pytest
 from lab import certificates
 
 ROOT = Path(__file__).parents[2]
-WAIT = 60.0
+WAIT = 240.0  # seconds that anything may take: workers importing TensorFlow on a busy machine
 
 
 @dataclass
@@ -66,11 +66,12 @@ class Hosts:
     folder: Path
     processes: list[Process] = field(default_factory=list)
 
-    def start(self, name: str, *command: str, **environment: str) -> Process:
+    def start(self, name: str, *command: str, before: Sequence[str] = (), **environment: str) -> Process:
+        """`before`: words in front of the command."""
         log = self.folder / f"{name}-{len(self.processes)}.log"
         with log.open("wb") as file:
             child = subprocess.Popen(
-                [sys.executable, *command, "--exit-on-eof"],
+                [*before, sys.executable, *command, "--exit-on-eof"],
                 cwd=ROOT,
                 env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)} | environment,
                 stdin=subprocess.PIPE,

@@ -26,6 +26,7 @@ from roundtable.telemetry import Telemetry, source
 
 from worker import logs, machine
 from worker.agent import Agent
+from worker.connection import SOCKET_OPTIONS
 from worker.link import Limits, Link
 from worker.points import Points
 from worker.runtime import accelerator
@@ -125,7 +126,8 @@ def _transport(settings: Settings) -> SocketTransport:
     """Plain HTTP by our own sockets, https by httpx."""
     secure = settings.aggregator_url.startswith("https:")
     verify = client_context(settings.aggregator_ca) if secure else False
-    return SocketTransport(httpx.HTTPTransport(verify=verify, trust_env=False))
+    stock = httpx.HTTPTransport(verify=verify, trust_env=False, socket_options=SOCKET_OPTIONS)
+    return SocketTransport(stock)
 
 
 def _agent(settings: Settings, ends: Ends, points: Points) -> Agent:

@@ -126,7 +126,7 @@ class Stack:
     def present(self) -> list[dict[str, Any]]:
         return [worker for worker in self.ask("/v1/workers") if worker["state"] == "present"]
 
-    def beyond(self, run: str, rounds: int = 2, seconds: float = 120) -> dict[str, Any]:
+    def beyond(self, run: str, rounds: int = 2, seconds: float = 300) -> dict[str, Any]:
         """The run, once it has committed so many more rounds than now."""
         target = self.until(lambda: self.ask(f"/v1/runs/{run}"), seconds)["round"] + rounds
 

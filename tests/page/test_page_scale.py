@@ -43,7 +43,8 @@ def test_50_workers_and_200_rounds_do_not_slow_the_page_down(
         )
         print(f"\ndraw {first:.1f} ms → {last:.1f} ms; elements and heap {early} → {late}")
         assert last <= 2 * first + 4  # ms
-        assert late["elements"] <= 1.3 * early["elements"] + 200  # the report has come
+        report = 10 * WORKERS + 200  # has come with the end: a row of ten for each worker
+        assert late["elements"] <= 1.3 * early["elements"] + report
         assert late["heap"] <= early["heap"] + 40e6
         assert rounds_in_the_table(page) == list(range(1, ROUNDS + 1))
 

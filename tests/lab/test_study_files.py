@@ -1,0 +1,217 @@
+"""Studies as files: what they come to, and what is refused with which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lab.native import Folders
+from lab.study import ready
+from lab.study.cells import cells, centralized, slug
+from lab.study.files import InvalidStudy, Study, load, merged
+from roundtable.errors import InvalidData
+from roundtable.experiment import Experiment, parse
+
+from tests.lab.studies import section, tiny
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted((ROOT / "studies").glob("*.toml"))
+FOLDERS = Folders(Path("runs"), ROOT / "tasks", ROOT / "datasets")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_study_of_the_lab_comes_to_cells(path: Path) -> None:
+    study, sections = load(path)
+    assert study.name == path.stem
+    for part in sections:
+        found = cells(part)
+        assert len({cell.id for cell in found}) == len(found)
+        ready._check_outcomes(part.study)
+
+
+def test_full_names_every_study_but_those_made_of_others() -> None:
+    own = {path.stem for path in FILES if not load(path)[0].parts}
+    assert {part.study for part in load(ROOT / "studies/full.toml")[0].parts} == own
+
+
+def test_quick_cuts_down_and_keeps_what_it_does_not_name() -> None:
+    _, sections = load(ROOT / "studies/quick.toml")
+    nodes = next(part for part in sections if part.key == "quick-nodes")
+    assert [cell.levels for cell in cells(nodes) if cell.levels] == [
+        {"nodes": "10"},
+        {"nodes": "30"},
+        {"nodes": "50"},
+    ]
+    assert nodes.study.experiment["training"]["momentum"] == 0.9
+    assert nodes.study.experiment["rounds"]["count"] == 10
+
+
+def test_a_grid_has_every_combination_and_one_at_a_time_only_one_change(tmp_path: Path) -> None:
+    more = '\n[[factors]]\nname = "rate"\nfield = "training.learning_rate"\nlevels = [0.1, 0.2, 0.4]\n'
+    path = tiny(tmp_path)
+    path.write_text(path.read_text() + more)
+    assert len(cells(section(path))) == 6
+    path.write_text(path.read_text().replace("repeats = 3", 'repeats = 3\ndesign = "one-at-a-time"', 1))
+    changed = [cell.levels for cell in cells(section(path))]
+    assert changed[0] == {"clients": "2", "rate": "0.1"}
+    assert all(
+        sum(a != b for a, b in zip(one.values(), changed[0].values(), strict=True)) <= 1 for one in changed
+    )
+    assert len(changed) == 4
+
+
+def test_levels_may_set_several_fields_and_whole_tables(tmp_path: Path) -> None:
+    path = tiny(
+        tmp_path,
+        '[{ name = "skew", set = { partition = { kind = "dirichlet", alpha = 0.1 }, '
+        '"training.epochs" = 2 } }, 3]',
+    )
+    skew, three = cells(section(path))
+    assert skew.experiment.partition.model_dump()["alpha"] == 0.1 and skew.experiment.training.epochs == 2
+    assert three.experiment.clients.count == 3 and three.experiment.training.epochs == 1
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["a", "b", "c"]),
+        st.integers() | st.dictionaries(st.sampled_from("xy"), st.integers()),
+    )
+)
+def test_merging_leaves_both_tables_as_they_were(changes: dict[str, object]) -> None:
+    base = {"a": {"x": 1}, "b": 2}
+    result = merged(base, changes)
+    assert base == {"a": {"x": 1}, "b": 2}
+    assert all(result[key] == base[key] for key in base if key not in changes)
+
+
+def test_a_choice_takes_the_place_of_another_and_its_fields() -> None:
+    base = {"partition": {"kind": "dirichlet", "alpha": 0.1}, "training": {"epochs": 2}}
+    result = merged(base, {"partition": {"kind": "iid"}, "training.batch_size": 8})
+    assert result == {"partition": {"kind": "iid"}, "training": {"epochs": 2, "batch_size": 8}}
+
+
+# --- training in one place
+
+
+def test_the_baseline_holds_exactly_the_examples_of_the_clients_between_them() -> None:
+    import numpy as np
+
+    body = {
+        "name": "a",
+        "task": "digits",
+        "clients": {"count": 5},
+        "partition": {"kind": "fixed", "size": 20},
+    }
+    experiment, labels = parse(body), np.arange(1000) % 10
+    baseline = centralized(experiment)
+    theirs = np.sort(np.concatenate(experiment.partition.split(labels, 5, 3)))
+    assert np.array_equal(baseline.partition.split(labels, 1, 3)[0], theirs)
+
+
+@given(st.integers(1, 50), st.sampled_from([0.1, 0.25, 0.5, 1.0]), st.integers(1, 5), st.integers(1, 400))
+def test_the_baseline_sees_as_many_samples_within_half_an_epoch(
+    clients: int, fraction: float, epochs: int, rounds: int
+) -> None:
+    experiment = parse(
+        {
+            "name": "a",
+            "task": "digits",
+            "clients": {"count": clients, "fraction": fraction},
+            "training": {"epochs": epochs},
+            "rounds": {"count": rounds},
+        }
+    )
+    baseline = centralized(experiment)
+    assert baseline.clients.count == 1 and baseline.training.epochs == 1
+    seen = rounds * epochs * experiment.cohort_size / clients  # epochs over all the data
+    assert abs(baseline.rounds.count - seen) <= 0.5 or baseline.rounds.count == 1
+
+
+def test_cells_that_differ_in_spread_alone_share_a_baseline(tmp_path: Path) -> None:
+    levels = '[{ name = "even", set = {} }, { name = "skew", set = { partition = { kind = "shards" } } }]'
+    found = cells(section(tiny(tmp_path, levels, "centralized = true")))
+    assert [cell.kind for cell in found] == ["federated", "federated", "centralized"]
+    assert found[2].beside == (found[0].id, found[1].id)
+    assert Experiment.model_validate(found[2].experiment.model_dump()).clients.count == 1
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            ("clients.count", "clients.cuont"),
+            ["factor clients = 2", "clients.cuont", "did you mean clients.count"],
+        ),
+        (("[2, 8]", "[2, 0]"), ["factor clients = 0", "clients.count: found 0", "at least 1"]),
+        (('name = "clients"', 'nmae = "clients"'), ["factors", "nmae", "did you mean"]),
+        (("[2, 8]", "[2, 2]"), ["found 2 twice"]),
+        (('task = "digits"', 'task = "diggits"'), ["diggits", "no such task", "built in are"]),
+        (('"accuracy", "rounds_to_target"', '"acuracy"'), ["outcomes", "acuracy", "allowed: accuracy"]),
+        (("target = 0.8\n", ""), ["rounds_to_target", "need `target`"]),
+        (("[2, 8]", "[2, 5000]"), ["5000", "clients.count"]),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it(tmp_path: Path, text: tuple[str, str], words: list[str]) -> None:
+    path = tiny(tmp_path)
+    path.write_text(path.read_text().replace(*text))
+    with pytest.raises((InvalidStudy, InvalidData, Exception)) as caught:
+        ready.check(load(path)[1], FOLDERS, elsewhere=False)
+    assert type(caught.value).__module__.startswith(("roundtable", "lab"))
+    lines = str(caught.value).splitlines()
+    assert any(all(word in line for word in words) for line in lines), lines
+
+
+def test_a_profile_that_makes_every_round_impossible_is_refused_before_anything_starts(
+    tmp_path: Path,
+) -> None:
+    profiles = "{ profiles = { dead = { drop = 1.0 } } }"
+    level = f'{{ name = "gone", set = {{ rounds = {{ deadline = 1 }}, machines = {profiles} }} }}'
+    with pytest.raises(InvalidStudy, match=r"clients = gone.*machines"):
+        cells(section(tiny(tmp_path, f"[{level}]")))
+
+
+def test_data_that_is_not_there_is_said_once_with_how_to_get_it(tmp_path: Path) -> None:
+    path = tiny(tmp_path)
+    path.write_text(path.read_text().replace('task = "digits"', 'task = "mnist"'))
+    nowhere = Folders(tmp_path, ROOT / "tasks", tmp_path)
+    with pytest.raises(InvalidData) as caught:
+        ready.check(load(path)[1], nowhere, elsewhere=False)
+    assert len(str(caught.value).splitlines()) == 1
+    assert (
+        "tiny: " in str(caught.value)
+        and "mnist.npz" in str(caught.value)
+        and "restore it" in str(caught.value)
+    )
+    assert ready.check(load(path)[1], nowhere, elsewhere=True)[0].examples["clients-2"] == 0
+
+
+def test_parts_name_studies_and_levels_that_are_there(tmp_path: Path) -> None:
+    tiny(tmp_path)
+    whole = tmp_path / "all.toml"
+    whole.write_text('name = "all"\n[[parts]]\nstudy = "tinny"\n')
+    with pytest.raises(InvalidStudy, match=r"tinny.*allowed: all, tiny"):
+        load(whole)
+    whole.write_text('name = "all"\n[[parts]]\nstudy = "tiny"\nlevels = { clients = [3] }\n')
+    with pytest.raises(InvalidStudy, match="found level 3 of clients; allowed: 2, 8"):
+        load(whole)
+
+
+def test_words_may_change_and_what_is_run_may_not(tmp_path: Path) -> None:
+    before = section(tiny(tmp_path)).digest
+    assert section(tiny(tmp_path, more='title = "Better"\nbudget_minutes = 3.0')).digest == before
+    assert section(tiny(tmp_path, "[2, 9]")).digest != before
+
+
+@given(st.text(max_size=30))
+def test_a_slug_is_a_file_name(text: str) -> None:
+    assert set(slug(text)) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+
+
+def test_a_study_without_anything_to_run_is_refused() -> None:
+    with pytest.raises(ValueError, match="experiment: found nothing"):
+        Study(name="empty")

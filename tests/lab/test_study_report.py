@@ -1,0 +1,227 @@
+"""A study's report: figures worked out right, words no stronger than they allow, all from the records."""
+
+from __future__ import annotations
+
+import csv
+import re
+import statistics
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lab.study import page, words
+from lab.study.cells import Cell
+from lab.study.files import Section, Study, load
+from lab.study.intervals import Difference, Interval, interval
+from lab.study.measures import Target, named
+from lab.study.records import Store
+from lab.study.summary import ranked, summary
+from roundtable.errors import NotPossible, Unknown
+from scipy import stats
+
+from tests.lab.studies import a_repeat, records, section, tiny
+
+PUBLISHED = """
+[[published]]
+source = "A paper"
+cells = { clients = 2 }
+value = 0.9
+"""
+VALUES = st.lists(st.floats(-1e6, 1e6).map(lambda x: round(x, 3)), min_size=2, max_size=8)
+
+
+# --- intervals
+
+
+@given(VALUES)
+def test_an_interval_is_scipys(values: list[float]) -> None:
+    found = interval(values)
+    assert found.mean == pytest.approx(statistics.fmean(values))
+    if len(set(values)) > 1:
+        low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
+        assert (found.low, found.high) == (pytest.approx(low, abs=1e-6), pytest.approx(high, abs=1e-6))
+
+
+@given(VALUES, VALUES)
+def test_a_differences_interval_is_welchs(a: list[float], b: list[float]) -> None:
+    if len(set(a)) < 2 or len(set(b)) < 2:
+        return
+    own = Difference(interval(a), interval(b))
+    theirs = stats.ttest_ind(b, a, equal_var=False).confidence_interval(0.95)
+    assert own.mean is not None and own.half is not None
+    assert own.mean - own.half == pytest.approx(theirs.low, rel=1e-6, abs=1e-6)
+    assert own.mean + own.half == pytest.approx(theirs.high, rel=1e-6, abs=1e-6)
+
+
+def test_one_value_has_no_interval_and_allows_no_verdict() -> None:
+    one = interval([0.5])
+    assert (one.mean, one.low, one.half) == (0.5, None, None)
+    assert Difference(one, interval([0.9, 0.91])).verdict == "too few repeats"
+
+
+@given(VALUES, VALUES)
+def test_a_difference_is_claimed_only_where_intervals_do_not_overlap(a: list[float], b: list[float]) -> None:
+    first, second = interval(a), interval(b)
+    assert first.low is not None and first.high is not None
+    assert second.low is not None and second.high is not None
+    overlap = first.low <= second.high and second.low <= first.high
+    assert Difference(first, second).verdict == ("no difference shown" if overlap else "difference")
+
+
+# --- measures
+
+
+def test_a_target_is_reached_in_the_first_evaluated_round_at_or_above_it() -> None:
+    repeat = a_repeat(1, (0.3, 0.8, 0.9))
+    target = Target("accuracy", 0.8)
+    assert target.round_of(repeat) == 1
+    assert Target("accuracy", 0.95).round_of(repeat) is None
+
+
+def test_what_reaching_the_target_takes_counts_up_to_that_round(tmp_path: Path) -> None:
+    study = section(tiny(tmp_path)).study
+    repeat = a_repeat(1, (0.3, 0.8, 0.9))
+    found = {name: named(name, study).of(repeat) for name in (
+        "rounds_to_target", "seconds_to_target", "bytes_to_target", "cpu_to_target", "bytes", "joules"
+    )}  # fmt: skip
+    assert found == {
+        "rounds_to_target": 2.0,
+        "seconds_to_target": 1.0,
+        "bytes_to_target": 4.0,
+        "cpu_to_target": 0.5,
+        "bytes": 6.0,
+        "joules": None,
+    }
+    assert named("accuracy", study).of(a_repeat(1, (0.9,), state="failed", reason="x")) is None
+
+
+# --- the report
+
+
+def _report(folder: Path, study: Section, accuracy: object = None) -> page.Report:
+    def rising(cell: Cell, seed: int) -> float:
+        return {"clients-2": 0.9, "clients-8": 0.7}.get(cell.id, 0.95) + seed / 1000
+
+    store = Store(folder / "out" / study.key)
+    for record in records(study, accuracy or rising).values():  # type: ignore[arg-type]
+        store.write(record)
+    return page.gather(study.study, [study], folder / "out", "lab study repeat {cell} --seed {seed}")
+
+
+def test_the_page_is_self_contained_and_everything_is_told_beside_it(tmp_path: Path) -> None:
+    path = tiny(tmp_path, more="centralized = true")
+    path.write_text(path.read_text() + PUBLISHED)
+    report = _report(tmp_path, section(path))
+    written = page.write(report, tmp_path / "made").read_text()
+    page.write_tables([section(path)], tmp_path / "out", tmp_path / "made")
+    assert not re.search(r'(src|href)="(?!#)', written)
+    for text in (
+        "in one place",
+        "A paper",
+        "lab study repeat tiny/clients-2 --seed 1",
+        "Hedges",
+        "not measured: ",
+    ):
+        assert text in written
+    figures = sorted(path.name for path in (tmp_path / "made/figures").iterdir())
+    assert figures == [f"tiny-{name}.{kind}" for name in ("clients", "learning") for kind in ("png", "svg")]
+    markdown = (tmp_path / "made/report.md").read_text()
+    assert all(f"figures/{name}" in markdown for name in figures if name.endswith("png"))
+    rows = list(csv.DictReader((tmp_path / "made/repeats.csv").open()))
+    assert len(rows) == 9 and {row["state"] for row in rows} == {"finished"}
+    cells = list(csv.DictReader((tmp_path / "made/cells.csv").open()))
+    row = next(row for row in cells if row["cell"] == "clients-2" and row["measure"] == "accuracy")
+    assert (float(row["mean"]), row["n"]) == (pytest.approx(90.2), "3")
+
+
+def test_markdowns_tables_have_as_many_cells_in_every_row(tmp_path: Path) -> None:
+    report = _report(tmp_path, section(tiny(tmp_path)))
+    page.write(report, tmp_path / "made")
+    lines = (tmp_path / "made/report.md").read_text().splitlines()
+    for above, line in pairwise(lines):
+        if above.startswith("|") and line.startswith("|"):
+            assert above.count("|") == line.count("|")
+    assert sum(line.startswith("| ---") for line in lines) == 2
+
+
+def test_federated_is_compared_with_centralized_seed_by_seed(tmp_path: Path) -> None:
+    part = section(tiny(tmp_path, more="centralized = true"))
+    found = summary(part, records(part, lambda cell, seed: (0.4 if cell.levels else 0.8) + seed / 1000))
+    share = found.share_of_centralized(found.rows[0], found.outcomes[0])
+    assert share is not None
+    assert share.values == pytest.approx([100 * (0.4 + s / 1000) / (0.8 + s / 1000) for s in (1, 2, 3)])
+
+
+def test_words_claim_a_difference_where_there_is_one_and_none_where_intervals_overlap(tmp_path: Path) -> None:
+    part = section(tiny(tmp_path))
+    apart = summary(
+        part, records(part, lambda cell, seed: (0.9 if cell.id == "clients-2" else 0.6) + seed / 1000)
+    )
+    told = " ".join(words.of_section(apart))
+    assert "Against 2, 8 is 30.00 points lower" in told
+    same = summary(part, records(part, lambda _cell, seed: 0.7 + seed / 100))
+    told = " ".join(words.of_section(same))
+    assert "Between 2 and 8 no difference is shown" in told and "Against" not in told
+
+
+def test_effects_are_ranked_by_size_and_each_factor_is_there_once_an_outcome(tmp_path: Path) -> None:
+    part = section(tiny(tmp_path, "[2, 4, 8]"))
+    heights = {"clients-2": 0.9, "clients-4": 0.85, "clients-8": 0.5}
+    table = ranked([summary(part, records(part, lambda cell, seed: heights[cell.id] + seed / 1000))])
+    (effect,) = table["accuracy"]
+    assert (effect.reference, effect.level) == ("2", "8")
+    assert effect.difference.mean == pytest.approx(-40)
+
+
+def test_a_gap_and_a_failure_are_told_and_never_silent(tmp_path: Path) -> None:
+    part = section(tiny(tmp_path))
+    found = records(part, lambda _cell, _seed: 0.9)
+    failed = a_repeat(2, (0.3,), state="failed", reason="training diverged")
+    bad = found["clients-2"].model_copy(update={"repeats": (found["clients-2"].repeats[0], failed)})
+    store = Store(tmp_path / "out/tiny")
+    store.write(bad)
+    report = page.gather(part.study, [part], tmp_path / "out", "{cell}{seed}")
+    told = " ".join(report.parts[0].words)
+    assert "8 has not been run." in told and "2, seed 2, failed: training diverged." in told
+    assert report.state == "1 runs of 2 cells finished, 1 failed, 1 cells not run"
+
+
+def test_published_figures_are_held_against_our_interval(tmp_path: Path) -> None:
+    path = tiny(tmp_path)
+    path.write_text(path.read_text() + PUBLISHED)
+    part = section(path)
+    inside = summary(part, records(part, lambda _cell, seed: 0.89 + seed / 200))
+    assert "it lies within our interval" in words.of_published(inside.comparisons()[0])
+    outside = summary(part, records(part, lambda _cell, seed: 0.5 + seed / 1000))
+    assert "it lies outside of our interval" in words.of_published(outside.comparisons()[0])
+
+
+def test_records_of_different_data_or_code_are_never_put_side_by_side(tmp_path: Path) -> None:
+    part = section(tiny(tmp_path))
+    _report(tmp_path, part)
+    store = Store(tmp_path / "out/tiny")
+    record = store.all()["clients-8"]
+    other = record.repeats[0].model_copy(update={"data_hash": "f" * 64})
+    store.write(record.model_copy(update={"repeats": (other, *record.repeats[1:])}))
+    with pytest.raises(NotPossible, match="different data"):
+        page.gather(part.study, [part], tmp_path / "out", "{cell}{seed}")
+    store.write(record.model_copy(update={"versions": record.versions.model_copy(update={"code": "f" * 64})}))
+    with pytest.raises(NotPossible, match="different code"):
+        page.gather(part.study, [part], tmp_path / "out", "{cell}{seed}")
+
+
+def test_a_report_of_nothing_says_so(tmp_path: Path) -> None:
+    study, sections = load(tiny(tmp_path))
+    with pytest.raises(Unknown, match="nothing of tiny has been run"):
+        page.gather(study, sections, tmp_path / "out", "{cell}{seed}")
+
+
+def test_a_target_not_reached_is_said_and_not_averaged_away() -> None:
+    found = Interval((3.0, 4.0), asked=3)
+    assert (found.n, found.asked, found.mean) == (2, 3, 3.5)
+    measure = named("accuracy", Study(name="x", experiment={"task": "digits"}))
+    assert "reached in 2 of 3" in words.shown(measure, found)
+    assert words.shown(measure, Interval((), asked=3)) == "not reached in any of 3 repeats"

@@ -1,0 +1,299 @@
+"""Running a study: what is kept, skipped, refused, trimmed and said; without processes but where slow."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lab.native import Folders
+from lab.study import ready
+from lab.study.conduct import Conduct
+from lab.study.files import load
+from lab.study.pace import Load, total, trimmed
+from lab.study.power import read
+from lab.study.records import Repeat, Store
+from lab.study.show import Plain
+from rich.console import Console
+from roundtable.errors import NotPossible, StorageFull
+from roundtable.experiment import Experiment
+
+from tests.lab.studies import MadeUp, a_repeat, tiny
+
+ROOT = Path(__file__).parents[2]
+
+
+class Study:
+    """A tiny study in a folder, run by a sitting that takes no time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = tiny(folder)
+        self.told = StringIO()
+        self.sitting = MadeUp(lambda experiment: a_repeat(experiment.seed, (0.3, 0.6, 0.9)))
+
+    def go(self, **options: Any) -> Conduct:
+        _, sections = load(self.path)
+        found = ready.check(
+            sections, Folders(self.folder, ROOT / "tasks", ROOT / "datasets"), elsewhere=False
+        )
+        show = Plain(Console(file=self.told, width=200))
+        conduct = Conduct(
+            found,
+            self.folder / "out",
+            self.sitting,
+            show,
+            time.time(),
+            "native, 2 workers",
+            **options,  # type: ignore[arg-type]
+        )
+        conduct.open()
+        conduct.run()
+        return conduct
+
+    @property
+    def carried(self) -> list[tuple[str, int]]:
+        """Without the calibration's runs."""
+        return [run for run in self.sitting.carried if not run[0].startswith("calibration")]
+
+    def kept(self) -> dict[str, tuple[int, ...]]:
+        records = Store(self.folder / "out/tiny").all()
+        return {cell: tuple(sorted(record.seeds())) for cell, record in records.items()}
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return Study(tmp_path)
+
+
+def test_each_cell_is_run_once_for_each_seed_and_never_again(study: Study) -> None:
+    assert study.go().done == 6
+    assert sorted(study.carried) == [(f"tiny-clients-{n}", seed) for n in (2, 8) for seed in (1, 2, 3)]
+    assert study.kept() == {"clients-2": (1, 2, 3), "clients-8": (1, 2, 3)}
+    assert study.go().done == 0 and len(study.carried) == 6
+    assert "everything has been run before" in study.told.getvalue()
+
+
+def test_an_interrupt_keeps_what_has_finished_and_the_next_go_does_the_rest(study: Study) -> None:
+    def interrupted(experiment: Experiment) -> Repeat:
+        if len(study.carried) == 4:
+            raise KeyboardInterrupt
+        return a_repeat(experiment.seed, (0.3, 0.6, 0.9))
+
+    study.sitting.outcome = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        study.go()
+    assert sum(map(len, study.kept().values())) == 3
+    study.sitting.outcome = lambda experiment: a_repeat(experiment.seed, (0.9,) * 3)
+    assert study.go().done == 3
+    assert study.kept() == {"clients-2": (1, 2, 3), "clients-8": (1, 2, 3)}
+    assert len(set(study.carried)) == 6
+
+
+def test_a_failure_is_recorded_with_its_reason_and_tried_again_only_when_asked(study: Study) -> None:
+    def failing(experiment: Experiment) -> Repeat:
+        bad = experiment.clients.count == 8 and experiment.seed == 2
+        return a_repeat(
+            experiment.seed, (0.3,) * 3, **({"state": "failed", "reason": "diverged"} if bad else {})
+        )
+
+    study.sitting.outcome = failing
+    assert study.go().failed == 1
+    record = Store(study.folder / "out/tiny").all()["clients-8"]
+    assert [(r.seed, r.reason) for r in record.repeats if r.state == "failed"] == [(2, "diverged")]
+    assert "tiny/clients-8 seed 2: FAILED: diverged" in study.told.getvalue()
+    assert study.go().done == 0
+    study.sitting.outcome = lambda experiment: a_repeat(experiment.seed, (0.9,) * 3)
+    assert study.go(retry_failed=True).done == 1
+    assert all(r.state == "finished" for r in Store(study.folder / "out/tiny").all()["clients-8"].repeats)
+
+
+# --- what is never mixed
+
+
+def _edit(study: Study, change: Callable[[dict[str, Any]], None]) -> None:
+    for path in (study.folder / "out/tiny/cells").glob("*.json"):
+        body = json.loads(path.read_text())
+        change(body)
+        path.write_text(json.dumps(body))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda body: body["versions"].update(code="0" * 64),
+            ["the code was changed", "git commit", "check out"],
+        ),
+        (
+            lambda body: body["versions"].update(labels="0" * 64),
+            ["the data set is another", "restore the data"],
+        ),
+        (lambda body: body["versions"].update(task="0" * 64), ["the task's source was changed"]),
+        (
+            lambda body: body["versions"]["packages"].update(numpy="1.0"),
+            ["numpy", "was 1.0", "install numpy 1.0"],
+        ),
+        (lambda body: body.update(where="http://elsewhere:8080"), ["run elsewhere (http://elsewhere:8080)"]),
+    ],
+)
+def test_results_of_another_version_are_refused_in_one_line_with_the_remedy(
+    study: Study, change: Callable[[dict[str, Any]], None], words: list[str]
+) -> None:
+    study.go()
+    _edit(study, change)
+    with pytest.raises(NotPossible) as caught:
+        study.go()
+    (line,) = str(caught.value).splitlines()
+    assert all(word in line for word in [*words, "6 kept repeats", "--fresh"]), line
+
+
+def test_a_study_file_changed_after_half_of_it_ran_is_refused_and_fresh_sets_aside(study: Study) -> None:
+    study.go()
+    study.path = tiny(study.folder, "[2, 9]")
+    with pytest.raises(NotPossible, match="the study file was changed since its 6 kept repeats"):
+        study.go()
+    assert study.go(fresh=True).done == 6
+    assert len(list((study.folder / "out/tiny/cells.1").glob("*.json"))) == 2
+    assert study.kept() == {"clients-2": (1, 2, 3), "clients-9": (1, 2, 3)}
+
+
+# --- a full disk
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """The kernel's own limit: a write past it fails as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_no_room_in_mid_study_leaves_no_half_cell_and_the_next_go_does_the_rest(study: Study) -> None:
+    limit = files_of_at_most(100)
+
+    def full(experiment: Experiment) -> Repeat:
+        if len(study.carried) == 4:
+            limit.__enter__()
+        return a_repeat(experiment.seed, (0.3, 0.6, 0.9))
+
+    study.sitting.outcome = full
+    try:
+        with pytest.raises(
+            StorageFull, match="all repeats before it are kept: make room, and give the same command"
+        ):
+            study.go()
+    finally:
+        limit.__exit__(None, None, None)
+    assert sum(map(len, study.kept().values())) == 3  # read back: every file is whole
+    assert not [path for path in (study.folder / "out/tiny/cells").iterdir() if path.name.startswith(".")]
+    study.sitting.outcome = lambda experiment: a_repeat(experiment.seed, (0.9,) * 3)
+    assert study.go().done == 3
+
+
+# --- time
+
+
+LOADS = st.lists(
+    st.builds(Load, st.sampled_from("abcdef"), st.floats(0.1, 100), st.integers(1, 10), st.integers(1, 3)),
+    min_size=1,
+    max_size=5,
+    unique_by=lambda load: load.key,
+)
+
+
+@given(LOADS, st.floats(0, 2000))
+def test_trimming_stops_at_the_least_repeats_and_as_soon_as_it_fits(loads: list[Load], budget: float) -> None:
+    loads = [replace(load, least=min(load.least, load.repeats)) for load in loads]
+    cut = trimmed(loads, budget)
+    assert [load.key for load in cut] == [load.key for load in loads]
+    assert all(load.repeats >= load.least for load in cut)
+    assert total(cut) <= budget or all(load.repeats == load.least for load in cut)
+    if total(loads) <= budget:
+        assert list(cut) == loads
+
+
+def test_a_budget_trims_repeats_and_says_so_and_never_levels(study: Study) -> None:
+    study.path.write_text(study.path.read_text().replace("repeats = 3", "repeats = 8\nleast_repeats = 2", 1))
+    conduct = study.go(budget=0.001)
+    assert conduct.done == 4 and study.kept() == {"clients-2": (1, 2), "clients-8": (1, 2)}
+    told = study.told.getvalue()
+    assert "trimmed from 8 to fit" in told and "levels are not trimmed" in told
+
+
+def test_the_least_repeats_of_every_study_come_before_more_of_any(tmp_path: Path) -> None:
+    study = Study(tmp_path)
+    study.path.write_text(study.path.read_text().replace("repeats = 3", "repeats = 4\nleast_repeats = 2", 1))
+    other = study.path.read_text().replace('name = "tiny"', 'name = "other"')
+    (tmp_path / "other.toml").write_text(other)
+    study.path = tmp_path / "both.toml"
+    study.path.write_text('name = "both"\n[[parts]]\nstudy = "tiny"\n[[parts]]\nstudy = "other"\n')
+    study.go()
+    order = [(name.split("-")[0], seed) for name, seed in study.carried]
+    assert {seed for _, seed in order[:8]} == {1, 2} and {seed for _, seed in order[8:]} == {3, 4}
+
+
+# --- energy
+
+
+def test_energy_is_what_the_counters_moved_even_around_their_end(tmp_path: Path) -> None:
+    package, core = tmp_path / "intel-rapl:0", tmp_path / "intel-rapl:0:0"
+    for folder, value in ((package, 9_000_000), (core, 5)):
+        folder.mkdir()
+        (folder / "max_energy_range_uj").write_text("10000000\n")
+        (folder / "energy_uj").write_text(f"{value}\n")
+    before = read(tmp_path)
+    (package / "energy_uj").write_text("500000\n")
+    assert read(tmp_path).joules_since(before) == pytest.approx(1.5)
+    assert read(tmp_path / "nothing").joules_since(before) is None
+
+
+# --- with processes
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_study_killed_in_the_middle_goes_on_and_its_cells_repeat_to_the_same_bits(tmp_path: Path) -> None:
+    path = tiny(tmp_path, more="centralized = true")
+    lab = [str(Path(sys.executable).with_name("lab")), "study"]
+    places = ["--out", str(tmp_path / "out"), "--datasets-dir", str(ROOT / "datasets")]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    first = subprocess.Popen(
+        [*lab, "run", str(path), *places], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert first.stdout is not None
+    for line in first.stdout:
+        if "clients-8 seed 1:" in line:
+            break
+    first.kill()  # nothing can be put away
+    first.wait()
+    again = subprocess.run([*lab, "run", str(path), *places], capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "2 repeats are kept from before" in again.stdout
+    page = (tmp_path / "out/tiny/report.html").read_text()
+    assert "9 runs of 3 cells finished, 0 failed" in page and "in one place" in page
+    one = subprocess.run(
+        [*lab, "repeat", str(path), "tiny/clients-8", "--seed", "2", *places],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert one.returncode == 0 and "the same weights as recorded, bit for bit" in one.stdout

@@ -83,14 +83,15 @@ class ServiceSettings(BaseSettings):
     def check_reach(self) -> None:
         """Raises InvalidSetting where weights and tokens would cross a network that others listen to."""
         if self.scheme == "http" and not self.loopback_only and not self.allow_plain_http:
-            name, where = (
-                ("PUBLISHED_ON", self.published_on)
+            name, where, setting = (
+                ("PUBLISHED_ON", self.published_on, "BIND")  # by which name compose.yaml has it
                 if self.published_on is not None
-                else ("AGGREGATOR_HOST", self.host)
+                else ("AGGREGATOR_HOST", self.host, "AGGREGATOR_HOST")
             )
             raise InvalidSetting(
                 f"{name} {where}: plain HTTP beyond this machine shows tokens and weights to its network: "
-                "use TLS (docs/devices.md: make certs, compose.tls.yaml), or set ALLOW_PLAIN_HTTP=true"
+                f"use TLS (docs/devices.md: make certs, compose.tls.yaml), leave {setting} at 127.0.0.1, "
+                "or set ALLOW_PLAIN_HTTP=true"
             )
 
 

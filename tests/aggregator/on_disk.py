@@ -16,7 +16,7 @@ from aggregator.rows import Accepted, EvaluationRow
 from aggregator.store import FILE, Store, open_store
 from roundtable.codec import Encoded, encode
 from roundtable.experiment import Experiment
-from roundtable.messages import Account, Evaluated, Initialized, RoundRecord
+from roundtable.messages import Account, Evaluated, Initialized, Personal, RoundRecord
 from roundtable.types import Array, ClientId
 from roundtable.weights import ArraySpec, Manifest, Weights
 
@@ -109,9 +109,12 @@ class DiskRun:
         client: ClientId,
         groups: Mapping[str, Weights] | None = None,
         trial: int = 1,
+        personal: Personal | None = None,
     ) -> Accepted:
         part = self.files.part(f"{round_number}.{client}")
-        account = Account(num_examples=10 * client + 10, num_steps=client + 1, loss=0.5 * client)
+        account = Account(
+            num_examples=10 * client + 10, num_steps=client + 1, loss=0.5 * client, personal=personal
+        )
         groups = self.update(round_number, client) if groups is None else groups
         put(encode(groups, {"account": account.model_dump_json()}, self.experiment.wire), part)
         checked = check_update(part, self.groups, self.experiment.wire)

@@ -101,6 +101,7 @@ class Evaluation(Section):
     every: Positive = 1  # rounds; the last round is always evaluated
     shards: Annotated[int, Field(gt=0, le=1000)] = 5
     federated: bool = False
+    personalized: bool = False  # each client, on its held-out examples before and after its local training
 
 
 class Stop(Section):
@@ -139,11 +140,12 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Experiment:
-        if self.evaluation.federated and self.clients.holdout == 0:
-            raise ValueError(
-                "evaluation.federated: found true, but clients keep no examples to evaluate on; "
-                "allowed: false, or set clients.holdout above 0"
-            )
+        for name in ("federated", "personalized"):
+            if getattr(self.evaluation, name) and self.clients.holdout == 0:
+                raise ValueError(
+                    f"evaluation.{name}: found true, but clients keep no examples to evaluate on; "
+                    "allowed: false, or set clients.holdout above 0"
+                )
         if self.rounds.oversample and self.cohort_size == self.clients.count:
             raise ValueError(
                 f"rounds.oversample: found {self.rounds.oversample}, but clients.fraction = "

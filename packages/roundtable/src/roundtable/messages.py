@@ -122,6 +122,22 @@ class PollReply(Reply):
     head: Digest | None = None  # of the active run's ledger
 
 
+class Evaluated(Message):
+    """Sums over the shard's or the client's examples; they add up over shards and clients alike."""
+
+    num_examples: Count
+    sums: dict[str, float | list[float]]
+    seconds: float = 0.0
+
+
+class Personal(Message):
+    """A client's held-out examples, evaluated with the round's global weights and with its own after training
+    (evaluation.personalized)."""
+
+    before: Evaluated
+    after: Evaluated
+
+
 class Account(Message):
     """What carrying out an order cost, told by the worker itself (metadata `account` of an update)."""
 
@@ -137,6 +153,7 @@ class Account(Message):
     bytes_in: Count = 0  # since the previous account
     bytes_out: Count = 0
     peak_memory_bytes: Count = 0  # resident, since the process started
+    personal: Personal | None = None
 
 
 class Initialized(Message):
@@ -199,6 +216,14 @@ class WorkerAccount(Reply):
     peak_memory_bytes: int
 
 
+class Gain(Reply):
+    """Metrics of held-out examples with the round's global weights, and with the client's own after it."""
+
+    num_examples: int
+    before: dict[str, float]
+    after: dict[str, float]
+
+
 class RoundRecord(Reply):
     """One committed round. `accuracy`, `loss`: of the task's test set after it; absent until evaluated."""
 
@@ -212,6 +237,8 @@ class RoundRecord(Reply):
     loss: float | None = None
     metrics: dict[str, float] = {}
     federated: dict[str, float] = {}  # the same metrics over the clients' held-out examples
+    personalized: Gain | None = None  # over the participants' held-out examples, each with its own weights
+    gains: dict[ClientId, Gain] = {}  # the same of each of them
     train_loss: float | None = None
     num_examples: int = 0
     started: float = 0.0  # Unix seconds: the first order of the round issued

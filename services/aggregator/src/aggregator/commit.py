@@ -23,6 +23,7 @@ from roundtable.weights import Manifest
 from aggregator.events import Close
 from aggregator.files import RunFiles
 from aggregator.fold import Folded, FoldPlan, Input, extract_states, fold, write_message
+from aggregator.personal import gains
 from aggregator.rows import Accepted, Commit, RunRow
 from aggregator.store import Store
 
@@ -216,6 +217,7 @@ def _record(closing: Closing, weights: Digest, entry: Digest, times: Times, byte
     losses = [(update.account.loss, update.account.num_examples) for update in accepted]
     known = [(loss, count) for loss, count in losses if loss is not None]
     weight = sum(count for _, count in known)
+    together, each = gains((update.client, update.account.personal) for update in accepted)
     return RoundRecord(
         round=close.round,
         attempt=close.trial,
@@ -224,6 +226,8 @@ def _record(closing: Closing, weights: Digest, entry: Digest, times: Times, byte
         dropped=close.dropped,
         lost=close.lost,
         train_loss=sum(loss * count for loss, count in known) / weight if weight else None,
+        personalized=together,
+        gains=dict(each),
         num_examples=examples,
         started=times.started,
         committed=times.committed,

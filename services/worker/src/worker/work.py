@@ -24,7 +24,7 @@ from roundtable.errors import (
     Unauthorized,
     problem_of,
 )
-from roundtable.messages import Account, Order, OrderResult
+from roundtable.messages import Account, Order, OrderResult, Personal
 from roundtable.types import Digest, Seconds
 from roundtable.weights import Manifest, Weights
 
@@ -185,6 +185,7 @@ class Work:
             bytes_in=bytes_in,
             bytes_out=bytes_out,
             peak_memory_bytes=peak_memory_bytes(),
+            personal=_personal(order, run, message.groups["weights"], trained.update),
         )
         held.cpu_seconds = trained.cpu_seconds
         self._trained(order, account)
@@ -261,6 +262,21 @@ class Work:
             except (*PASSING, Unauthorized):  # without a session: the poll thread is about to get a new one
                 if not self._board.pause(backoff.next(), held):
                     raise Abandoned from None
+
+
+def _personal(order: Order, run: Run, weights: Weights, update: Weights) -> Personal | None:
+    """How good the global and the client's own weights are on its held-out examples, in rounds that are
+    evaluated."""
+    experiment = run.plan.experiment
+    evaluation, last = experiment.evaluation, experiment.rounds.count
+    if not evaluation.personalized or (order.round % evaluation.every and order.round != last):
+        return None
+    own = [start + change for start, change in zip(weights.arrays, update.arrays, strict=True)]
+    before = run.trainer.evaluate(weights, None, order.client)
+    if before.num_examples == 0:  # too few examples to hold one out
+        return None
+    after = run.trainer.evaluate(Weights.of(weights.manifest, own), None, order.client)
+    return Personal(before=before, after=after)
 
 
 def _check_source(order: Order, trainer: Trainer) -> None:

@@ -173,14 +173,6 @@ class UpdateReply(Reply):
     waited: Seconds = 0.0  # for it
 
 
-class Evaluated(Message):
-    """Sums over the shard's or the client's examples; they add up over shards and clients alike."""
-
-    num_examples: Count
-    sums: dict[str, float | list[float]]
-    seconds: float = 0.0
-
-
 class OrderResult(Message):
     """The reply to an order that sends no arrays, or that could not be carried out."""
 

@@ -16,7 +16,7 @@ import pytest
 
 from tests.stack.compose_stack import ROOT, Stack, docker, engine_answers
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +61,11 @@ def test_an_address_beyond_this_machine_without_tls_is_one_line_of_the_aggregato
 
 
 def test_a_missing_experiment_is_one_line_and_the_lab_is_up_all_the_same(stack: Stack) -> None:
-    stack.compose("up", "-d", "--no-build", "aggregator")
     done = stack.attempt(
         "up", "-d", "--no-build", "--no-deps", "aggregator", EXPERIMENT="experiments/minst.toml"
     )
     assert done.returncode == 0, done.stderr
-    ready = stack.until(lambda: stack.ask("/readyz"), 60)
+    ready = stack.until(lambda: stack.ask("/readyz"), 200)
     assert "EXPERIMENT cannot be used: experiments/minst.toml" in json.dumps(ready)
     (line,) = [line for line in stack.last_words("aggregator") if "EXPERIMENT cannot be used" in line]
     assert "correct it, then restart the aggregator" in line
@@ -74,7 +73,7 @@ def test_a_missing_experiment_is_one_line_and_the_lab_is_up_all_the_same(stack: 
 
 def test_a_missing_task_file_is_told_by_run_and_worker_with_the_folder(stack: Stack) -> None:
     stack.up(1)
-    stack.until(lambda: stack.present(), 200)
+    stack.until(lambda: stack.present(), 250)
     body = {"name": "own", "task": "heart:Heart", "clients": {"count": 2}, "rounds": {"count": 1}}
     run_id = stack.ask("/v1/runs", {"experiment": body})["id"]
     detail = stack.until(lambda: (d := stack.ask(f"/v1/runs/{run_id}"))["state"] == "failed" and d, 120)
@@ -102,7 +101,7 @@ def test_volumes_of_somebody_else_are_one_line_each_until_make_own(stack: Stack)
     made = stack.make("own")
     assert made.returncode == 0, made.stderr
     stack.compose("up", "-d", "--no-build", "--no-deps", "aggregator")
-    assert stack.until(lambda: stack.ask("/readyz"), 60)
+    assert stack.until(lambda: stack.ask("/readyz"), 200)
 
 
 def test_points_kept_for_less_than_a_day_are_one_line_of_the_setup(stack: Stack) -> None:
@@ -130,7 +129,7 @@ def test_beyond_loopback_looking_needs_the_read_token(stack: Stack) -> None:
     done = stack.attempt("up", "-d", "--no-build", "--no-deps", "aggregator", **settings)
     assert done.returncode == 0, done.stderr
     url = f"http://{bridge}:{stack.port}"
-    stack.until(lambda: httpx.get(f"{url}/readyz").is_success, 60)
+    stack.until(lambda: httpx.get(f"{url}/readyz").is_success, 200)
     assert httpx.get(f"{url}/v1/runs").status_code == 401
     for name in ("admin/read", "admin/token"):
         headers = {"Authorization": f"Bearer {stack.token(name)}"}

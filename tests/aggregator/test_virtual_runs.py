@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from lab import forecast
+from roundtable.experiment import parse
+from roundtable.fleet import Load
 
 pytestmark = pytest.mark.anyio
 
@@ -37,7 +40,7 @@ async def finished(lab, body, workers):
 
 
 def cut(make_experiment, quorum=0.5, **profile):
-    rounds = {"count": 5, "deadline": 3.0, "quorum": quorum, "retries": 20}
+    rounds = {"count": 4, "deadline": 3.0, "quorum": quorum, "retries": 20}
     return make_experiment(rounds=rounds, machines=machines(**profile))
 
 
@@ -102,3 +105,18 @@ async def test_a_quorum_that_no_deadline_allows_ends_the_run_with_its_remedy(ope
         detail = await finished(lab, body, [await lab.joined()])
     assert detail["state"] == "failed"
     assert "had 0 of the 2 updates it needs at its deadline of 0.01 s" in detail["reason"]
+
+
+async def test_lab_check_foresees_it_exactly(open_lab, make_experiment):
+    body = cut(make_experiment, quorum=0.75, compute=0.3, drop=0.4, availability=0.8)
+    async with open_lab() as lab:
+        detail = await finished(lab, body, [await lab.joined()])
+        sizes = [len(x) for x, _ in lab.task.data]
+        manifest = lab.task.manifest
+    experiment = parse(body)
+    foreseen = forecast.of_loads(experiment, [Load.of(experiment, manifest, size) for size in sizes])
+    rounds = detail["history"][1:]
+    assert foreseen.rounds == len(rounds)
+    assert foreseen.seconds == pytest.approx(sum(record["virtual_seconds"] for record in rounds))
+    assert foreseen.late == sum(record["late"] for record in rounds)
+    assert foreseen.dropped == sum(record["dropped"] for record in rounds) > 0

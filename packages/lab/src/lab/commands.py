@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import typer
 from roundtable.errors import RoundtableError
 
-from lab import looking, nodes, running
+from lab import calibrate, looking, nodes, running
 from lab.exits import EXPLAINED, Exit, exit_of
 from lab.study import commands as studies
 
@@ -24,6 +24,7 @@ app.command()(running.resume)
 app.command()(running.replay)
 app.command()(looking.check)
 app.command()(looking.partition)
+app.command()(calibrate.calibrate)
 app.command()(looking.status)
 app.command()(looking.runs)
 app.command()(looking.stop)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from rich.text import Text
 from roundtable import experiment as experiments
 from roundtable.errors import InvalidInput
 
-from lab import data, export, results, tables, verification
+from lab import data, export, forecast, results, tables, verification
 from lab.api import Api
 from lab.exits import Exit
 from lab.live import title
@@ -50,6 +51,7 @@ def check(
     loaded = experiments.load(experiment)
     found = data.spread(loaded, Folders(RUNS, tasks_dir, datasets_dir))
     sizes = [sum(row) for row in found.counts] if found else []
+    expected = forecast.forecast(loaded, found, Folders(RUNS, tasks_dir, datasets_dir)) if found else None
     if as_json:
         print_json(
             {
@@ -57,6 +59,7 @@ def check(
                 "digest": loaded.digest,
                 "cohort": loaded.cohort_size,
                 "sizes": sizes,
+                "machines": asdict(expected) if expected else None,
             }
         )
         return Exit.DONE
@@ -69,6 +72,8 @@ def check(
         else ", each with the data of its node"
     )
     out.print(f"  {cohort}{held}")
+    if expected is not None:
+        out.print(tables.forecast(expected, loaded.machines.clock))
     return Exit.DONE
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from roundtable.messages import ENDED, RunView, WorkerView
 
+from lab.forecast import Forecast
 from lab.live import BLUE, pending, percent, workers_table
 from lab.results import Spread
 
@@ -83,6 +84,31 @@ def partition(spread: Spread) -> RenderableType:
     words = f"{len(sizes)} clients of {min(sizes):,} to {max(sizes):,} examples"
     rest = len(spread.counts) - _CLIENTS
     return Group(table, Text(f"… and {rest} more clients" if rest > 0 else "", style="dim"), Text(words))
+
+
+def forecast(expected: Forecast, clock: str) -> RenderableType:
+    """What a round costs each kind of machine, and what the rounds come to."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
+    table.add_column("  machine", no_wrap=True)
+    for name in ("clients", "download", "compute", "upload", "a round"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for cost in expected.costs:
+        whole = cost.download + (cost.compute or 0.0) + cost.upload
+        parts = (cost.download, cost.compute, cost.upload, whole)
+        table.add_row(f"  {cost.name}", str(cost.clients), *map(_seconds, parts))
+    if not expected.rounds:
+        words = "  compute is not known: set machines.samples_per_second (`lab calibrate` measures it)"
+    else:
+        exact = "" if clock == "virtual" else " if machines take what their profiles say"
+        words = (
+            f"  {expected.rounds} rounds take {_seconds(expected.seconds)} by the {clock} clock{exact}:"
+            f" {expected.late} updates late, {expected.dropped} lost"
+        )
+    return Group(table, Text(words))
+
+
+def _seconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.2f} s" if value < 100 else f"{value:,.0f} s"
 
 
 def _shaded(count: int, share: float) -> Text:

@@ -163,6 +163,11 @@ class Experiment(Section):
         return max(round(self.clients.fraction * self.clients.count), 1)
 
     @property
+    def asked(self) -> int:
+        """How many clients are asked in a round: the cohort and, with over-sampling, some more."""
+        return math.ceil(self.cohort_size * (1 + self.rounds.oversample) - 1e-9)
+
+    @property
     def quorum(self) -> int:
         """Without so many updates no round is closed."""
         return max(math.ceil(self.cohort_size * self.rounds.quorum - 1e-9), 1)

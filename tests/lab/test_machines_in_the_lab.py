@@ -1,0 +1,147 @@
+"""What `lab check` foresees of unequal machines, and what `lab calibrate` makes of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lab import calibrate, forecast
+from lab.commands import run_app
+from roundtable.errors import InvalidExperiment, InvalidInput
+from roundtable.experiment import Experiment, parse
+from roundtable.fleet import Load
+from roundtable.messages import RoundRecord, RunDetail, WorkerAccount
+
+SLOW = {"fraction": 0.5, "compute": 0.1, "up_mbit": 1.0, "down_mbit": 2.0, "latency_ms": 500}
+LOADS = [Load(1000, 250_000, 250_000) for _ in range(8)]
+
+
+def experiment(profiles: dict[str, Any], clock: str = "virtual", **rounds: Any) -> Experiment:
+    machines = {"clock": clock, "profiles": profiles, "samples_per_second": 1000.0}
+    if clock == "real":
+        del machines["samples_per_second"]
+    return parse(
+        {
+            "name": "x",
+            "task": "digits",
+            "clients": {"count": 8},
+            "rounds": {"count": 5, **rounds},
+            "machines": machines,
+        }
+    )
+
+
+def test_each_kind_of_machine_is_told_with_what_a_round_costs_it() -> None:
+    found = forecast.of_loads(experiment({"slow": SLOW}), LOADS)
+    slow, plain = found.costs
+    assert (slow.name, slow.clients, slow.download, slow.upload) == ("slow", 4, 1.5, 2.5)
+    assert slow.compute == pytest.approx(10.0)
+    assert (plain.name, plain.clients, plain.download, plain.compute, plain.upload) == ("plain", 4, 0, 1.0, 0)
+    assert (found.rounds, found.late, found.dropped) == (5, 0, 0)
+    assert found.seconds == pytest.approx(5 * 14.0)
+
+
+def test_a_deadline_cuts_the_slow_ones_and_is_waited_for() -> None:
+    found = forecast.of_loads(experiment({"slow": SLOW}, deadline=3.0, quorum=0.5), LOADS)
+    assert (found.seconds, found.late) == (15.0, 20)
+
+
+def test_a_deadline_that_the_fastest_quorum_cannot_keep_is_refused_with_what_it_takes() -> None:
+    with pytest.raises(
+        InvalidExperiment, match=r"rounds.deadline: found 3, .* the fastest 5 clients take 14 s"
+    ):
+        forecast.of_loads(experiment({"slow": SLOW}, deadline=3.0, quorum=0.6), LOADS)
+
+
+def test_without_a_speed_only_what_links_alone_forbid_is_refused() -> None:
+    fine = forecast.of_loads(experiment({"slow": SLOW}, "real", deadline=5.0), LOADS)
+    assert (fine.rounds, fine.costs[0].compute) == (0, None)
+    with pytest.raises(InvalidExperiment, match="the fastest 8 clients take 4 s"):
+        forecast.of_loads(experiment({"slow": SLOW}, "real", deadline=3.0), LOADS)
+
+
+def test_losses_that_no_retry_gets_over_are_refused_with_the_round() -> None:
+    lossy = experiment({"lossy": {"drop": 0.9}}, deadline=30.0, quorum=0.75, retries=1)
+    with pytest.raises(InvalidExperiment, match=r"round 1 fails: it needs 6 updates, .* in each of 2 trials"):
+        forecast.of_loads(lossy, LOADS)
+
+
+def test_lab_check_tells_it_and_refuses_what_is_impossible(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "x.toml"
+    text = """
+name = "x"
+task = "digits"
+[clients]
+count = 4
+[rounds]
+deadline = 2.0
+[machines]
+clock = "virtual"
+samples_per_second = 1000
+[machines.profiles.slow]
+fraction = 0.25
+compute = 0.5
+"""
+    file.write_text(text)
+    assert run_app(["check", str(file)]) == 0
+    said = capsys.readouterr().out
+    assert "virtual clock" in said and "slow profiles" in said
+    assert "0.72 s" in said  # 360 examples at 500 a second
+    assert "20 rounds take 14.36 s by the virtual clock: 0 updates late, 0 lost" in said
+    file.write_text(text.replace("deadline = 2.0", "deadline = 0.5"))
+    assert run_app(["check", str(file)]) != 0
+    assert "the fastest 4 clients take 0.718 s" in capsys.readouterr().err
+
+
+def detail(state: str = "finished", rounds: int = 3) -> RunDetail:
+    account = WorkerAccount(
+        clients=(0,),
+        cpu_seconds=2.0,
+        waiting_seconds=0,
+        training_seconds=3.0,
+        sending_seconds=0,
+        bytes_in=0,
+        bytes_out=0,
+        peak_memory_bytes=0,
+    )
+    history = [
+        RoundRecord(
+            round=number,
+            num_examples=1234,
+            workers={"w1": account if number > 1 else account.model_copy(update={"cpu_seconds": 99.0})},
+            weights_hash="0" * 64,
+            entry_hash="0" * 64,
+        )
+        for number in range(rounds + 1)
+    ]
+    return RunDetail(
+        id="r",
+        name="x",
+        state=state,
+        reason="no worker came",
+        rounds=3,
+        created=0,
+        experiment_hash="0" * 64,
+        experiment=parse({"name": "x", "task": "digits", "training": {"epochs": 2}}),
+        history=tuple(history),
+    )
+
+
+def test_the_speed_is_samples_over_cpu_seconds_without_the_first_round() -> None:
+    assert calibrate.measured(detail()) == 1230  # 2 · 1234 / 2, three figures
+
+
+def test_a_run_that_came_to_nothing_measures_nothing() -> None:
+    with pytest.raises(InvalidInput, match="failed: no worker came"):
+        calibrate.measured(detail("failed", 1))
+
+
+def test_what_is_measured_is_the_training_on_plain_machines_and_nothing_else() -> None:
+    body = experiment({"slow": SLOW}, deadline=60.0, quorum=0.5)
+    short = calibrate.short(body)
+    assert short.machines.profiles == {} and short.machines.clock == "real"
+    assert (short.cohort_size, short.rounds.count, short.rounds.deadline) == (4, 4, None)
+    assert (short.training, short.partition, short.clients.count) == (body.training, body.partition, 8)

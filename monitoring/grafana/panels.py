@@ -165,7 +165,7 @@ def bars(title: str, queries: list[Json], *, why: str, empty: str, unit: str = "
         "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
         "valueMode": "text",
         "showUnfilled": True,
-        "namePlacement": "left",
+        "namePlacement": "auto",
         "sizing": "auto",
         "minVizHeight": 12,
         "maxVizHeight": 40,

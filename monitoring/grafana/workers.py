@@ -148,12 +148,12 @@ def workers() -> Json:
         [run, source, load],
         place(
             (7, [who]),
-            (11, [cpu("CPU"), throttled]),
-            (11, [memory("Memory"), share]),
-            (11, [network("Network"), blocks]),
+            (12, [cpu("CPU"), throttled]),
+            (12, [memory("Memory"), share]),
+            (12, [network("Network"), blocks]),
             (1, [heading("Who is slow")]),
             (9, [stragglers, spent]),
-            (11, [training]),
+            (12, [training]),
         ),
         (ROUNDS, EVENTS),
     )

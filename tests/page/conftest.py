@@ -95,7 +95,7 @@ class PageLab(Lab):
         return self._token(kind).read_text().strip()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # no longer: while it is open no other event loop runs in this thread
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("no Chromium is here: install it (on Debian: apt install chromium)")

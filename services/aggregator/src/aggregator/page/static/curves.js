@@ -3,7 +3,6 @@
 import { $, bytes, count, fixed, h, keep, percent, put, seconds, show } from "./format.js";
 
 const ROWS = 500; // of the table
-const MB = (value) => (value / 1e6).toFixed(1);
 
 const CHARTS = [
   {
@@ -147,7 +146,7 @@ export function drawRounds(run, records) {
     (record) => `${record.accuracy} ${record.loss} ${record.committed}`,
     () => h("tr"),
     (row, record) => {
-      const cells = [percent(record.accuracy), fixed(record.loss), seconds(record.seconds), MB(record.bytes_up), MB(record.bytes_down)];
+      const cells = [percent(record.accuracy), fixed(record.loss), seconds(record.seconds), bytes(record.bytes_up), bytes(record.bytes_down)];
       const clients = [`${record.participants.length} in`];
       if (record.late) clients.push(`${record.late} late`);
       if (record.lost) clients.push(`${record.lost} lost`);

@@ -31,6 +31,9 @@ export function when(unix) {
   return today ? time : `${date.toLocaleDateString([], { year: "numeric", month: "short", day: "numeric" })}, ${time}`;
 }
 
+/** Of worker views: worker-2 before worker-10. */
+export const byName = (a, b) => a.node.localeCompare(b.node, undefined, { numeric: true });
+
 /** [0, 1, 2, 5] → "0–2, 5" */
 export function ranges(numbers) {
   const sorted = [...numbers].sort((a, b) => a - b);
@@ -42,6 +45,13 @@ export function ranges(numbers) {
     first = last + 1;
   }
   return parts.join(", ");
+}
+
+/** The record with the highest accuracy, the earliest of equals; none where nothing was measured. */
+export function bestOf(records) {
+  let best = null;
+  for (const record of records) if (record.accuracy != null && !(best?.accuracy >= record.accuracy)) best = record;
+  return best;
 }
 
 export const $ = (id) => document.getElementById(id);

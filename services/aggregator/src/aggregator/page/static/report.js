@@ -1,6 +1,6 @@
 // What the store has of a run that has ended: its figures, its workers, where it was made, and files to keep.
 
-import { $, bytes, ENDED, h, percent, fixed, seconds, show, when } from "./format.js";
+import { $, bestOf, bytes, ENDED, h, percent, fixed, seconds, show, when } from "./format.js";
 
 let signs = "";
 
@@ -19,14 +19,14 @@ export function drawReport(state) {
   if (records.length) body.append(h("h3", {}, "The workers' own accounts, summed over all rounds"), accounts(records, state.workers));
   body.append(h("h3", {}, "To keep"), downloads(run, records));
   body.append(
-    h("p", { class: "quiet" }, "The same as one file with its charts, and the experiment to do it again:"),
+    h("p", { class: "quiet" }, "As one file with its charts and the whole experiment: in runs/ where lab run was given, or made by"),
     h("pre", {}, `lab report ${run.id} --url ${location.origin}`),
   );
 }
 
 function facts(detail, records) {
   const { environment } = detail;
-  const best = records.find((record) => record.round === detail.best_round);
+  const best = bestOf(records);
   const last = records.at(-1);
   const rows = [
     ["result", last ? `${percent(last.accuracy)} accuracy, loss ${fixed(last.loss)} after ${last.round} rounds${best && best !== last ? `; best ${percent(best.accuracy)} in round ${best.round}` : ""}` : "no round was committed"],
@@ -34,7 +34,7 @@ function facts(detail, records) {
     ["machine", `${environment.system ?? ""}, ${environment.machine ?? ""}, ${environment.cpus ?? "?"} CPUs`],
     ["versions", `aggregator ${environment.aggregator ?? "?"}, Python ${environment.python ?? "?"}, numpy ${environment.numpy ?? "?"}`],
     ["final weights", last?.weights_hash],
-    ["ledger's head", detail.head],
+    ["ledger's head", last?.entry_hash],
     ["experiment", detail.experiment_hash],
   ];
   const list = h("dl", { class: "facts" });
@@ -64,7 +64,8 @@ function accounts(records, workers) {
   const heads = ["rounds", "orders", "CPU", "training", "sending", "in", "out", "peak memory"];
   const table = h("table", {}, h("thead", {}, h("tr", {}, h("th", { class: "left", scope: "col" }, "worker"), ...heads.map((head) => h("th", { scope: "col" }, head)))));
   const rows = h("tbody");
-  for (const [id, sum] of [...sums].sort((a, b) => Number(a[0].slice(1)) - Number(b[0].slice(1)))) {
+  const name = ([id]) => names.get(id) ?? id;
+  for (const [id, sum] of [...sums].sort((a, b) => name(a).localeCompare(name(b), undefined, { numeric: true }))) {
     const cells = [sum.rounds, sum.clients, seconds(sum.cpu), seconds(sum.training), seconds(sum.sending), bytes(sum.down), bytes(sum.up), bytes(sum.peak)];
     rows.append(h("tr", {}, h("th", { scope: "row" }, names.get(id) ?? id), ...cells.map((cell) => h("td", {}, String(cell)))));
   }

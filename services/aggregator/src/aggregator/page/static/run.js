@@ -1,6 +1,6 @@
 // The run that is shown: its name, what happens now, its figures, and the table its clients sit at.
 
-import { $, bytes, clock, count, ENDED, fixed, percent, put, seconds, show } from "./format.js";
+import { $, bestOf, bytes, clock, count, ENDED, fixed, percent, put, seconds, show } from "./format.js";
 
 const SEATS = 48; // more clients than this are a ring that fills
 const RECENT = 5; // rounds that the time left is estimated from
@@ -56,7 +56,7 @@ export function doing(run) {
 function figures(state, run, records) {
   const last = records.at(-1);
   const scored = records.filter((record) => record.accuracy != null);
-  const best = scored.reduce((best, record) => (best && best.accuracy >= record.accuracy ? best : record), null);
+  const best = bestOf(records);
   const recent = records.slice(-RECENT).map((record) => record.seconds).sort((a, b) => a - b);
   const each = recent.length ? recent[Math.floor(recent.length / 2)] : null;
   put($("f-accuracy"), percent(scored.at(-1)?.accuracy ?? run.accuracy));

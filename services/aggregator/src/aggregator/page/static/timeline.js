@@ -1,6 +1,6 @@
 // Where the rounds' seconds go: a lane for each worker, drawn on a canvas, and one round as a table.
 
-import { $, fixed, h, keep, percent, put, ranges, seconds } from "./format.js";
+import { $, bytes, h, keep, percent, put, ranges, seconds } from "./format.js";
 
 const LANES = 80; // workers drawn
 let hits = null; // what the pointer reads
@@ -29,8 +29,9 @@ export function drawTimeline(state) {
   if (sign === signs) return;
   signs = sign;
   const here = live ? state.workers.filter((worker) => worker.state === "present").map((worker) => worker.id) : [];
+  const name = (id) => names.get(id) ?? id;
   const workers = [...new Set([...records.flatMap((record) => Object.keys(record.workers)), ...here])]
-    .sort((a, b) => Number(a.slice(1)) - Number(b.slice(1)))
+    .sort((a, b) => name(a).localeCompare(name(b), undefined, { numeric: true }))
     .slice(0, LANES);
   paint(canvas, state, run, records, workers, names, live);
   canvas.setAttribute("aria-label", told(records, workers, names));
@@ -190,7 +191,7 @@ export function drawAccounts(run, records, names) {
     (row, [id, account]) => {
       const part = parts(record, account);
       const cells = [part.training, part.sending, part.waiting, account.cpu_seconds].map((value) => seconds(value));
-      cells.push(fixed(account.bytes_in / 1e6, 2), fixed(account.bytes_out / 1e6, 2));
+      cells.push(bytes(account.bytes_in), bytes(account.bytes_out));
       row.replaceChildren(
         h("th", { scope: "row" }, names.get(id) ?? id),
         ...cells.map((cell) => h("td", {}, cell)),

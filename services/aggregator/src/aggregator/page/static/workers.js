@@ -1,6 +1,6 @@
 // Who is there, what each does, and which clients sit with it.
 
-import { $, bytes, count, h, keep, put, ranges, show } from "./format.js";
+import { $, byName, bytes, count, h, keep, put, ranges, show } from "./format.js";
 
 const CHIPS = 16; // clients shown one by one
 const GONE = 5; // workers that have left or were lost, shown for a while
@@ -9,7 +9,7 @@ export function drawWorkers(state) {
   const run = state.active;
   const asked = new Set(run?.state === "running" ? run.cohort : []);
   const arrived = new Set(run?.arrived);
-  const here = state.workers.filter((worker) => worker.state === "present");
+  const here = state.workers.filter((worker) => worker.state === "present").sort(byName);
   const lost = state.workers.filter((worker) => worker.state === "lost");
   const left = state.workers.filter((worker) => worker.state === "left");
   const rows = [...here, ...lost.slice(-GONE)];
@@ -27,7 +27,7 @@ export function drawWorkers(state) {
   );
   const gone = [];
   if (lost.length > GONE) gone.push(`${lost.length - GONE} more lost`);
-  if (left.length) gone.push(`${left.length} left`);
+  if (left.length) gone.push(`${left.length} ${left.length === 1 ? "has" : "have"} left`);
   put($("workers-gone"), gone.join(", "));
 }
 

@@ -227,7 +227,7 @@ RULES = st.fixed_dictionaries(
 )
 
 
-@hypothesis_settings(max_examples=60, deadline=None)
+@hypothesis_settings(max_examples=50, deadline=None)
 @given(st.data(), PROFILE, PROFILE, RULES, st.integers(0, 50))
 def test_it_comes_to_the_same_as_by_the_real_clock_in_whatever_order_updates_come(
     data: Any, one: dict[str, Any], other: dict[str, Any], rules: dict[str, Any], seed: int

@@ -44,7 +44,8 @@ def calibrate(
         print_json({"samples_per_second": speed, "cpu": here.cpu, "cores": here.cores})
         return Exit.DONE
     out.print(f"samples_per_second = {speed}", soft_wrap=True)
-    out.print(f"  of CPU time, one worker on {here.cpu}; for [machines] in {experiment}", soft_wrap=True)
+    words = f"  of CPU time, one worker on {here.cpu}; it goes under [machines] in {experiment}"
+    out.print(words, soft_wrap=True, markup=False)
     return Exit.DONE
 
 

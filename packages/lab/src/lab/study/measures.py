@@ -46,6 +46,11 @@ class Measure:
     scale: float = 1.0
     digits: int = 2
 
+    @property
+    def clocked(self) -> bool:
+        """Whether it is of the experiment's own clock, real or virtual."""
+        return self.name in ("seconds", "round_clock", "seconds_to_target")
+
     def of(self, repeat: Repeat) -> float | None:
         """In `unit`; nothing for a failed repeat."""
         if repeat.state != "finished" or not repeat.rounds:

@@ -85,11 +85,10 @@ def gather(study: Study, sections: Sequence[Section], out: Path, command: str) -
     if not found:
         raise Unknown(f"nothing of {study.name} has been run in {out}/: `lab study run` does")
     table = ranked(found)
-    known = {m.name: m for own in found for m in (*measures(own.study).values(), *own.outcomes)}
     return Report(
         study=study,
         parts=[_part(own, command) for own in found],
-        ranking=words.of_all(table, known),
+        ranking=words.of_all(table),
         effects=_effects(table),
         published=_published(found),
         environment=_environment([record for own in found for record in own.records]),
@@ -145,7 +144,7 @@ def _check_together(section: Section, records: Mapping[str, CellRecord]) -> None
 
 
 def _part(found: Summary, command: str) -> Part:
-    drawn = [plots.learning(found), *(plots.effect(found, factor) for factor in found.study.factors)]
+    drawn = [plots.learning(found), *(plots.effect(found, factor) for factor in found.factors)]
     tables = [("Every cell: mean ± half the 95 % interval (n)", _cells(found))]
     rows = [*found.rows, *found.baselines]
     first = {row.cell.id: found.study.seed(0) for row in rows}
@@ -170,11 +169,12 @@ def _part(found: Summary, command: str) -> Part:
 
 
 def _cells(found: Summary) -> Table:
-    factors = found.study.factors
+    factors = found.factors
+    anything_failed = any(row.failed for row in (*found.rows, *found.baselines))
     shares = [m for m in found.outcomes if m.better > 0][:1] if found.baselines else []
     head = [factor.label or factor.name for factor in factors] or ["cell"]
     head += [_heading(measure) for measure in found.columns]
-    head += ["% of centralized"] * len(shares) + ["failed"]
+    head += ["% of centralized"] * len(shares) + ["failed"] * anything_failed
     rows = []
     for row in (*found.rows, *found.baselines):
         name = (
@@ -183,7 +183,7 @@ def _cells(found: Summary) -> Table:
         name += [""] * (max(len(factors), 1) - len(name))
         body = [_told(measure, row.of(measure), row) for measure in found.columns]
         body += [_share(found, row, measure) for measure in shares]
-        rows.append((*name, *body, str(len(row.failed) or "")))
+        rows.append((*name, *body, *([str(len(row.failed) or "")] * anything_failed)))
     return Table(tuple(head), tuple(rows), max(len(factors), 1))
 
 
@@ -225,8 +225,8 @@ def _clock(found: Summary) -> str:
         for record in repeat.rounds[:1]
     ]
     if not any(virtual):
-        return "real time"
-    return "virtual clock" if all(virtual) else "real time and virtual clock, as each cell says"
+        return "real clock"
+    return "virtual clock" if all(virtual) else "clock that each cell names"
 
 
 # --- all of it ----------------------------------------------------------------------------------------------
@@ -242,9 +242,9 @@ def _effects(table: Mapping[str, list[Any]]) -> Table | None:
             rows.append(
                 (
                     measure.label,
-                    f"{effect.key}: {effect.factor.label or effect.factor.name}",
+                    f"{effect.study}: {effect.factor.label or effect.factor.name}",
                     f"{effect.reference} → {effect.level}",
-                    f"{measure.shown(difference.mean, unit=False)}{half} {measure.unit}".rstrip(),
+                    f"{measure.shown(difference.mean, unit=False)}{half} {_points(measure)}".rstrip(),
                     g,
                     difference.verdict,
                 )
@@ -253,6 +253,10 @@ def _effects(table: Mapping[str, list[Any]]) -> Table | None:
         return None
     head = ("outcome", "factor", "largest change", "effect (95 % interval)", "Hedges' g", "intervals say")
     return Table(head, tuple(rows), 3)
+
+
+def _points(measure: Measure) -> str:
+    return "points" if measure.unit == "%" else measure.unit
 
 
 def _published(found: Sequence[Summary]) -> Table | None:

@@ -47,7 +47,7 @@ def learning(summary: Summary) -> Plot | None:
     target = target_of(summary.study)
     metric = summary.study.target_metric
     panels = _panels(summary)
-    if not any(_evaluated(row, metric) for _, rows in panels for row in rows):
+    if not summary.learns or not any(_evaluated(row, metric) for _, rows in panels for row in rows):
         return None
     columns = min(len(panels), 2)
     lines = -(-len(panels) // columns)
@@ -70,7 +70,7 @@ def learning(summary: Summary) -> Plot | None:
 
 def effect(summary: Summary, factor: Factor) -> Plot | None:
     """Each outcome over the factor's levels: every repeat as a point, the mean and its 95 % interval."""
-    outcomes = [m for m in summary.outcomes if any(row.of(m).n for row in summary.rows)][:4]
+    outcomes = [m for m in summary.outcomes if any(any(row.of(m).values) for row in summary.rows)][:4]
     if not outcomes or len(factor.levels) < 2:
         return None
     columns = min(len(outcomes), 2)
@@ -106,11 +106,11 @@ def _axis(summary: Summary) -> str:
 
 def _panels(summary: Summary) -> list[tuple[str, list[Row]]]:
     """All curves together where they can be told apart, else a panel for each level of the first factor."""
-    if len(summary.rows) <= TOGETHER and len(summary.study.factors) < 2:
+    if len(summary.rows) <= TOGETHER and len(summary.factors) < 2:
         return [("", list(summary.rows))]
-    factor = summary.study.factors[0]
-    if len(summary.study.factors) > 1:
-        factor = min(summary.study.factors, key=lambda found: len(found.levels))
+    if summary.study.design != "grid":
+        return [(factor.label or factor.name, summary.compared(factor)) for factor in summary.factors]
+    factor = min(summary.factors, key=lambda found: len(found.levels))
     return [
         (
             f"{factor.label or factor.name}: {name}",
@@ -132,15 +132,17 @@ def _curves(
     drawn = 0
     for index, row in enumerate(rows):
         if _evaluated(row, metric):
-            label = ", ".join(level for name, level in row.cell.levels.items() if name not in shared)
+            label = ", ".join(level for name, level in row.shown.items() if name not in shared)
             _curve(axes, row, metric, axis, scale, index % TOGETHER, label or "federated")
             drawn += 1
     own = {row.cell.id for row in rows}
     baselines = [row for row in summary.baselines if own & set(row.cell.beside) and _evaluated(row, metric)]
-    for index, row in enumerate(baselines):
+    for row in baselines:
         beside = [found.name for found in rows if found.cell.id in row.cell.beside]
         label = "in one place" if len(baselines) == 1 else f"in one place, for {beside[0]}"
-        _centralized(axes, row, metric, axis, scale, label, index)
+        places = [at for at, found in enumerate(rows) if found.cell.id in row.cell.beside]
+        colour = BLACK if len(baselines) == 1 else COLOURS[places[0] % TOGETHER]
+        _centralized(axes, row, metric, axis, scale, label, colour)
     for figure in summary.study.published:
         if figure.curve is not None and axis == "rounds" and metric == "accuracy" and _fits(figure, rows):
             numbers = range(1, len(figure.curve) + 1)
@@ -185,11 +187,15 @@ def _curve(axes: Any, row: Row, metric: str, axis: str, scale: float, index: int
     axes.fill_between(x, scale * (mean - half), scale * (mean + half), color=colour, alpha=0.15, linewidth=0)
 
 
-def _centralized(axes: Any, row: Row, metric: str, axis: str, scale: float, label: str, index: int) -> None:
+def _centralized(axes: Any, row: Row, metric: str, axis: str, scale: float, label: str, colour: str) -> None:
+    """As a curve over examples or rounds; where time is another clock's, only where it ends."""
     x, mean, half = _band(row, metric, axis)
-    grey = BLACK if index == 0 else COLOURS[index % TOGETHER]
-    axes.plot(x, scale * mean, color=grey, linestyle=(0, (4, 2)), linewidth=1.8, label=label)
-    axes.fill_between(x, scale * (mean - half), scale * (mean + half), color=grey, alpha=0.10, linewidth=0)
+    style: dict[str, Any] = {"color": colour, "linestyle": (0, (4, 2)), "linewidth": 1.8}
+    if axis == "seconds":
+        axes.axhline(scale * mean[-1], **style, label=f"{label}, in the end")
+        return
+    axes.plot(x, scale * mean, **style, label=label)
+    axes.fill_between(x, scale * (mean - half), scale * (mean + half), color=colour, alpha=0.10, linewidth=0)
 
 
 def _band(row: Row, metric: str, axis: str) -> tuple[Any, Any, Any]:
@@ -268,7 +274,7 @@ def _levels(axes: Any, summary: Summary, factor: Factor, measure: Measure) -> in
 def _series(summary: Summary, factor: Factor) -> list[tuple[str, list[Row]]]:
     found: dict[str, list[Row]] = {}
     for row in summary.compared(factor):
-        others = [level for name, level in row.cell.levels.items() if name != factor.name]
+        others = [level for name, level in row.shown.items() if name != factor.name]
         found.setdefault(", ".join(others) if summary.study.design == "grid" else "", []).append(row)
     return list(found.items())
 

@@ -22,6 +22,12 @@ class Row:
 
     cell: Cell
     record: CellRecord | None
+    constant: frozenset[str] = frozenset()  # factors with one level only, not worth a word
+    mixed: bool = False  # a baseline, which has a real clock, beside cells with a virtual one
+
+    @property
+    def shown(self) -> dict[str, str]:
+        return {name: level for name, level in self.cell.levels.items() if name not in self.constant}
 
     @property
     def finished(self) -> tuple[Repeat, ...]:
@@ -35,13 +41,14 @@ class Row:
 
     @property
     def name(self) -> str:
-        return (
-            ", ".join(self.cell.levels.values()) or "centralized"
-            if self.cell.kind == "federated"
-            else "in one place"
-        )
+        if self.cell.kind == "centralized":
+            return "in one place"
+        return ", ".join(self.shown.values()) or "federated"
 
     def of(self, measure: Measure) -> Interval:
+        """Nothing where a baseline's real seconds would stand among virtual ones."""
+        if measure.clocked and self.mixed:
+            return Interval((), 0)
         return interval([measure.of(repeat) for repeat in self.finished])
 
     def by_seed(self, measure: Measure) -> dict[int, float]:
@@ -53,7 +60,7 @@ class Row:
 class Effect:
     """What going from a factor's first level to another does to a measure, other factors averaged over."""
 
-    key: str
+    study: str
     factor: Factor
     reference: str
     level: str
@@ -80,6 +87,17 @@ class Summary:
     @property
     def study(self) -> Study:
         return self.section.study
+
+    @property
+    def factors(self) -> list[Factor]:
+        """Those that are varied; all where none is."""
+        constant = self.rows[0].constant if self.rows else frozenset()
+        return [factor for factor in self.study.factors if factor.name not in constant]
+
+    @property
+    def learns(self) -> bool:
+        """Whether it asks what is learned, not only what it costs."""
+        return target_of(self.study) is not None or any(measure.better > 0 for measure in self.outcomes)
 
     @property
     def records(self) -> list[CellRecord]:
@@ -144,7 +162,7 @@ class Summary:
                 first = self.level(factor, names[0], measure)
                 for name in names[1:]:
                     difference = Difference(first, self.level(factor, name, measure))
-                    found.append(Effect(self.section.key, factor, names[0], name, measure, difference))
+                    found.append(Effect(self.study.name, factor, names[0], name, measure, difference))
         return found
 
     def comparisons(self) -> list[Comparison]:
@@ -162,23 +180,33 @@ class Summary:
 def summary(section: Section, records: Mapping[str, CellRecord]) -> Summary:
     """`records`: by cell."""
     planned = cells(section)
-    rows = [Row(cell, records.get(cell.id)) for cell in planned]
+    constant = frozenset(factor.name for factor in section.study.factors if len(factor.levels) == 1)
+    if len(constant) == len(section.study.factors):
+        constant = frozenset()
+    virtual = {cell.id for cell in planned if cell.experiment.machines.clock == "virtual"}
+    rows = [
+        Row(cell, records.get(cell.id), constant, bool(virtual.intersection(cell.beside))) for cell in planned
+    ]
     federated = tuple(row for row in rows if row.cell.kind == "federated")
     return Summary(section, federated, tuple(row for row in rows if row.cell.kind == "centralized"))
 
 
 def ranked(summaries: Sequence[Summary]) -> dict[str, list[Effect]]:
-    """By measure, each factor's largest effect on it, the largest first."""
-    largest: dict[tuple[str, str, str], Effect] = {}
+    """By measure's label, each factor's largest effect on it, the largest first."""
+    largest: dict[tuple[str, str, str], Effect] = {}  # label, study, factor
     for found in summaries:
         for effect in found.effects():
             if effect.difference.mean is None:
                 continue
-            key = (effect.measure.name, effect.key, effect.factor.name)
+            key = (effect.measure.label, effect.study, effect.factor.name)
             before = largest.get(key)
             if before is None or abs(effect.difference.mean) > abs(before.difference.mean or 0.0):
                 largest[key] = effect
     table: dict[str, list[Effect]] = {}
-    for effect in sorted(largest.values(), key=lambda found: -abs(found.difference.mean or 0.0)):
-        table.setdefault(effect.measure.name, []).append(effect)
+    order = sorted(
+        largest.values(),
+        key=lambda found: (-found.measure.better, -abs(found.difference.mean or 0.0)),  # learning first
+    )
+    for effect in order:
+        table.setdefault(effect.measure.label, []).append(effect)
     return table

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from lab.study.files import Factor, level_name
 from lab.study.intervals import Interval
 from lab.study.measures import Measure
-from lab.study.summary import Comparison, Effect, Row, Summary
+from lab.study.summary import Comparison, Effect, Summary
 
 
 def shown(measure: Measure, value: Interval) -> str:
@@ -22,13 +22,15 @@ def shown(measure: Measure, value: Interval) -> str:
         return f"{told} (n = {value.n}, no interval)"
     low, high = measure.shown(value.low, unit=False), measure.shown(value.high, unit=False)
     reached = f", reached in {value.n} of {value.asked}" if value.n < value.asked else ""
+    if value.half == 0:
+        return f"{told} (the same in all {value.n} repeats{reached})"
     return f"{told} (95 % interval {low} to {high}, n = {value.n}{reached})"
 
 
 def of_section(summary: Summary) -> list[str]:
     """Paragraphs."""
     paragraphs = []
-    for factor in summary.study.factors:
+    for factor in summary.factors:
         for measure in summary.outcomes:
             if said := _of_factor(summary, factor, measure):
                 paragraphs.append(said)
@@ -103,12 +105,15 @@ def _of_baseline(summary: Summary) -> str:
     if measure is None:
         return ""
     said = []
-    for baseline in summary.baselines:
-        own = baseline.of(measure)
+    single = len(summary.baselines) == 1
+    if single:
+        own = summary.baselines[0].of(measure)
         said.append(
-            f"Training in one place, on the same examples and as many of them"
-            f"{_beside(summary, baseline)}, gives {measure.label} {shown(measure, own)}."
+            f"Training in one place, on the same examples and as many of them, gives {measure.label} "
+            f"{shown(measure, own)}."
         )
+    else:
+        said.append(f"Beside training in one place on the same examples, by {measure.label}:")
     for row in summary.rows:
         share = summary.share_of_centralized(row, measure)
         if share is None or share.mean is None:
@@ -116,17 +121,12 @@ def _of_baseline(summary: Summary) -> str:
         words = f"{share.mean:.1f} %"
         if share.low is not None and share.high is not None:
             words += f" ({share.low:.1f} to {share.high:.1f})"
-            if share.low <= 100 <= share.high:
-                words += ", no difference shown"
-        said.append(f"{_capital(row.name)}: {words} of centralized.")
+        baseline = summary.baseline_of(row)
+        against = "" if single or baseline is None else f", which is {shown(measure, baseline.of(measure))}"
+        even = share.low is not None and share.high is not None and share.low <= 100 <= share.high
+        verdict = ", no difference shown" if even else ""
+        said.append(f"{_capital(row.name)}: {words} of centralized{against}{verdict}.")
     return " ".join(said)
-
-
-def _beside(summary: Summary, baseline: Row) -> str:
-    if len(summary.baselines) == 1:
-        return ""
-    own = [row.name for row in summary.rows if row.cell.id in baseline.cell.beside]
-    return f" (beside {_list(own)})"
 
 
 def of_published(found: Comparison) -> str:
@@ -145,7 +145,7 @@ def of_published(found: Comparison) -> str:
     if inside is not None and found.ours.n == found.ours.asked:
         verdict = "; it lies within our interval" if inside else "; it lies outside of our interval"
     ours = shown(measure, found.ours)
-    return f"{figure.source} published {told} ({measure.label}{where}); ours: {ours}{verdict}."
+    return f"{_capital(figure.source)} published {told} ({measure.label}{where}); ours: {ours}{verdict}."
 
 
 def _of_trouble(summary: Summary) -> str:
@@ -158,16 +158,15 @@ def _of_trouble(summary: Summary) -> str:
     return " ".join(said)
 
 
-def of_all(ranking: dict[str, list[Effect]], measures: dict[str, Measure]) -> list[str]:
+def of_all(ranking: dict[str, list[Effect]]) -> list[str]:
     """The ranking in words: for each measure what moved it most, and what was not shown to move it."""
     paragraphs = []
-    for name, effects in ranking.items():
-        measure = measures[name]
+    for label, effects in ranking.items():
         moved = [e for e in effects if e.difference.verdict == "difference"]
         still = [e for e in effects if e.difference.verdict == "no difference shown"]
         if not moved and not still:
             continue
-        said = f"{_capital(measure.label)}: "
+        said = f"{_capital(label)}: "
         if moved:
             said += "moved most by " + ", then by ".join(_rank(effect) for effect in moved)
         if still:
@@ -186,11 +185,11 @@ def _rank(effect: Effect) -> str:
 
 
 def _factor(effect: Effect) -> str:
-    return f"{effect.factor.label or effect.factor.name} in {effect.key}"
+    return f"{effect.factor.label or effect.factor.name} in {effect.study}"
 
 
 def _averaged(summary: Summary) -> bool:
-    return summary.study.design == "grid" and len(summary.study.factors) > 1
+    return summary.study.design == "grid" and len(summary.factors) > 1
 
 
 def _list(names: Sequence[str]) -> str:

@@ -75,7 +75,7 @@ def learning_curve(rounds: Sequence[RoundRecord]) -> str:
             bottom.plot(_numbers(trained), losses, color=GREY, linestyle="--", label="clients, in training")
             bottom.legend()
         bottom.set_ylabel("loss")
-        _rounds_axis(bottom)
+        rounds_axis(bottom)
         return svg(figure, "learning")
 
 
@@ -106,7 +106,7 @@ def phases(rounds: Sequence[RoundRecord]) -> str:
         _stack(axes, [record.round for record in rounds], list(parts.items()))
         axes.set_ylabel("seconds")
         axes.legend(ncols=len(parts), loc="lower right", bbox_to_anchor=(1, 1))
-        _rounds_axis(axes)
+        rounds_axis(axes)
         return svg(figure, "phases")
 
 
@@ -141,7 +141,7 @@ def traffic(rounds: Sequence[RoundRecord]) -> str:
         axes.set_ylim(bottom=0)
         axes.set_ylabel("MB")
         axes.legend(ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
-        _rounds_axis(axes)
+        rounds_axis(axes)
         return svg(figure, "traffic")
 
 
@@ -228,7 +228,7 @@ def _numbers(rounds: Sequence[RoundRecord]) -> list[int]:
     return [record.round for record in rounds]
 
 
-def _rounds_axis(axes: Any) -> None:
+def rounds_axis(axes: Any) -> None:
     axes.set_xlabel("round")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from roundtable.errors import InvalidInput, InvalidTask
 from roundtable.experiment import Experiment
-from roundtable.tasks import Found, find
+from roundtable.tasks import Found, Task, find
 from roundtable.types import Array
 
 from lab.native import Folders
@@ -19,6 +20,23 @@ TABLE_LIMIT = 20_000  # cells of a spread that result.json carries
 def task_of(experiment: Experiment, tasks: Path) -> Found:
     """Raises InvalidTask."""
     return find(experiment.task, experiment.task_options, tasks)
+
+
+def draws(experiment: Experiment, tasks: Path) -> bool:
+    """Whether a report shows pictures of this task's predictions, and what draws them is here."""
+    try:
+        task = task_of(experiment, tasks).task
+    except InvalidTask:
+        return False
+    return type(task).pictures is not Task.pictures and find_spec("tensorflow") is not None
+
+
+def described(experiment: Experiment, tasks: Path) -> str:
+    """The data set in the task's words; nothing where it has none, or the task is not on this machine."""
+    try:
+        return task_of(experiment, tasks).task.describe()
+    except InvalidTask:
+        return ""
 
 
 def spread(experiment: Experiment, folders: Folders) -> Spread | None:

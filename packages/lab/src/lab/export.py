@@ -11,6 +11,7 @@ from roundtable.codec import decode
 from roundtable.errors import InvalidSetting, ShapeMismatch
 from roundtable.experiment import Experiment
 from roundtable.layout import DTYPES, read_header
+from roundtable.tasks import Task
 from roundtable.types import RunId
 from roundtable.weights import ArraySpec, Manifest, Weights
 
@@ -59,6 +60,17 @@ def read_weights(body: bytes) -> Weights:
 def _save_keras(experiment: Experiment, folders: Folders, weights: Weights, target: Path) -> None:
     task = data.task_of(experiment, folders.tasks).task
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    model = assigned(experiment, task, weights)
+    draft = target.with_name(f".{target.stem}.part.keras")
+    try:
+        model.save(draft)
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def assigned(experiment: Experiment, task: Task, weights: Weights) -> Any:
+    """The task's Keras model with these weights. Raises ShapeMismatch where they are another model's."""
     model = task.model()  # imports TensorFlow: seconds
     variables = [variable for variable in model.weights if not _is_seed(variable)]
     shapes = [tuple(variable.shape) for variable in variables]
@@ -68,12 +80,7 @@ def _save_keras(experiment: Experiment, folders: Folders, weights: Weights, targ
         )
     for variable, array in zip(variables, weights.arrays, strict=True):
         variable.assign(array)
-    draft = target.with_name(f".{target.stem}.part.keras")
-    try:
-        model.save(draft)
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
+    return model
 
 
 def _is_seed(variable: Any) -> bool:

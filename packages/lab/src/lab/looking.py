@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,6 +66,8 @@ def check(
         return Exit.DONE
     out.print(Text(f"{experiment}: fine", style="bold"))
     out.print(f"  {title(loaded)}")
+    if about := data.described(loaded, tasks_dir):
+        out.print(f"  {about}", soft_wrap=True)
     cohort = f"{loaded.cohort_size} of {loaded.clients.count} clients take part in a round"
     held = (
         f", {min(sizes):,} to {max(sizes):,} training examples each"
@@ -91,13 +94,16 @@ def partition(
     found = data.spread(loaded, Folders(RUNS, tasks_dir, datasets_dir))
     if found is None:
         raise InvalidInput(f"{experiment}: partition.kind = pinned: the data is on the nodes, not here")
+    about = data.described(loaded, tasks_dir)
     if plot is not None:
         from lab import charts
 
-        charts.save_partition(found, plot, title(loaded))
+        charts.save_partition(found, plot, "\n".join(filter(None, (title(loaded), about))))
     if as_json:
         print_json(found.model_dump(mode="json"))
     else:
+        if about:
+            out.print(about, soft_wrap=True)
         out.print(tables.partition(found))
         if plot is not None:
             out.print(f"drawn: {plot}")
@@ -223,12 +229,13 @@ def report(
 
     if (runs_dir / run / "result.json").exists():
         result = results.read(runs_dir / run)
-        folder = results.write(runs_dir, result, page.html)
+        drawn = results.predictions_of(runs_dir / run)
+        folder = results.write(runs_dir, result, partial(page.html, predictions=drawn), predictions=drawn)
     else:
         place = Place(folders, url, admin_token_file, ca=ca)
         with reach(place) as (api, _):
             detail = api.run(named(api, run).id)
-            folder = record(place, detail, tuple(api.workers()))
+            folder = record(place, detail, tuple(api.workers()), api)
     out.print(f"wrote {folder / 'report.html'}")
     return Exit.DONE
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -13,9 +14,9 @@ from lab.results import Result, experiment_toml
 MB = 1_000_000
 
 
-def html(result: Result) -> str:
-    """The whole page, UTF-8, no outside asset."""
-    from lab import charts  # matplotlib: a second, which only those wait for who need it
+def html(result: Result, predictions: bytes | None = None) -> str:
+    """The whole page, UTF-8, no outside asset. `predictions`: a PNG."""
+    from lab import charts, gains, overlap  # matplotlib: a second, which only those wait for who need it
 
     templates = Environment(
         loader=PackageLoader("lab", "."),
@@ -27,11 +28,18 @@ def html(result: Result) -> str:
     templates.filters["percent"] = percent
     templates.filters["seconds"] = seconds
     templates.filters["mb"] = megabytes
-    rounds = result.rounds
+    rounds, final = result.rounds, result.final
+    names = result.partition.labels if result.partition else ()
+    told = gains.last(rounds)
     return templates.get_template("report.html.j2").render(
         result=result,
-        final=result.final,
+        final=final,
         learning=charts.learning_curve(rounds),
+        overlap=overlap.curve(rounds, names) if overlap.measured(rounds) else None,
+        overlaps=overlap.by_class(final.metrics, names),
+        predictions=base64.b64encode(predictions).decode() if predictions else None,
+        gains=gains.figure(told) if told else None,
+        told=told,
         phases=charts.phases(rounds),
         traffic=charts.traffic(rounds),
         partition=charts.partition(result.partition) if result.partition else None,

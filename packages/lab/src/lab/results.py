@@ -4,6 +4,7 @@
     result.json       `Result`, below
     rounds.csv        the same rounds, one a line, for a spreadsheet
     report.html       one self-contained page (report.py)
+    predictions.png   what the model makes of test examples, for tasks with pictures to show (predictions.py)
     logs/             what the processes said (native mode)
 
 Everything is written into a folder beside it first and then renamed: a folder with a run's name is complete.
@@ -27,6 +28,8 @@ from roundtable.messages import RoundRecord, RunDetail, WorkerView
 from roundtable.types import Digest, RunId, Seconds, WorkerId
 
 from lab.machine import Environment
+
+PREDICTIONS = "predictions.png"
 
 
 class Value(BaseModel):
@@ -97,6 +100,7 @@ class Result(Value):
     command: str  # repeats the run
     replay_of: RunId | None = None
     clock: Literal["real", "virtual"] = "real"  # which seconds decided who was late
+    data: str = ""  # what the task says of its data set; synthetic ones say so here
 
 
 def result_of(
@@ -108,6 +112,7 @@ def result_of(
     partition: Spread | None,
     command: str,
     replay_of: RunId | None = None,
+    data: str = "",
 ) -> Result:
     """Raises InvalidInput for a run without a committed round: there is nothing to tell yet."""
     rounds = tuple(record for record in detail.history if record.round > 0)
@@ -151,6 +156,7 @@ def result_of(
         ledger_head=detail.head,
         command=command,
         replay_of=replay_of,
+        data=data,
         clock="virtual" if virtual else "real",
     )
 
@@ -171,7 +177,13 @@ def _took_part(rounds: tuple[RoundRecord, ...], workers: tuple[WorkerView, ...])
     )
 
 
-def write(runs: Path, result: Result, report: Callable[[Result], str], logs: Path | None = None) -> Path:
+def write(
+    runs: Path,
+    result: Result,
+    report: Callable[[Result], str],
+    logs: Path | None = None,
+    predictions: bytes | None = None,
+) -> Path:
     """The run's folder, complete or not at all; `runs/latest` points to it when the run has finished."""
     folder = runs / result.run
     draft = runs / f".{result.run}.{os.getpid()}"
@@ -182,6 +194,8 @@ def write(runs: Path, result: Result, report: Callable[[Result], str], logs: Pat
         (draft / "result.json").write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
         (draft / "rounds.csv").write_text(rounds_csv(result.rounds), encoding="utf-8")
         (draft / "report.html").write_text(report(result), encoding="utf-8")
+        if predictions is not None:
+            (draft / PREDICTIONS).write_bytes(predictions)
         if logs is not None and logs.is_dir():
             shutil.copytree(logs, draft / "logs")
         if folder.exists():
@@ -199,6 +213,12 @@ def write(runs: Path, result: Result, report: Callable[[Result], str], logs: Pat
         shutil.rmtree(draft, ignore_errors=True)
         shutil.rmtree(aside, ignore_errors=True)
     return folder
+
+
+def predictions_of(folder: Path) -> bytes | None:
+    """The picture of predictions that was drawn when the run ended."""
+    path = folder / PREDICTIONS
+    return path.read_bytes() if path.exists() else None
 
 
 def read(folder: Path) -> Result:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from roundtable.errors import InvalidSetting, NotPossible
 from roundtable.experiment import Experiment
 from roundtable.messages import ENDED, CreateRun, RunDetail, WorkerView
 from roundtable.types import ClientId, RunId, Seconds
+from roundtable.weights import Weights
 
 from lab import data, machine, results
 from lab import report as page
 from lab.api import Api
 from lab.follow import follow
 from lab.live import Show
-from lab.native import Native, Node, attached, native, plain_nodes
+from lab.native import Folders, Native, Node, attached, native, plain_nodes
 from lab.place import Place, named, reach
 from lab.progress import Progress
 from lab.results import Result, Spread, Startup
@@ -47,6 +49,7 @@ class Session:
     run: RunId | None = None  # known once submitted
     startup: dict[str, Seconds] = field(default_factory=dict)
     present: tuple[WorkerView, ...] = ()
+    weights: Weights | None = None  # of the run that ended, where its report draws predictions
 
     def submit(self, request: CreateRun, original: RunDetail | None = None) -> Outcome:
         """Run an experiment to its end. An existing run of it is gone on with, or shown when it has finished.
@@ -134,6 +137,10 @@ class Session:
             lab.start_workers(self.nodes)
         detail = follow(api, run, progress, self.show, lab)
         self.present = tuple(api.workers())
+        if detail.round > 0 and data.draws(detail.experiment, self.place.folders.tasks):
+            from lab import predictions
+
+            self.weights = predictions.fetch(api, detail.id)
         if progress.first_worker is not None:
             self.startup["first_worker"] = progress.first_worker - self.began
         if detail.first_order is not None and detail.first_order >= self.began:
@@ -172,19 +179,44 @@ class Session:
         startup = Startup(**{name: self.startup.get(name) for name in Startup.model_fields})
         replay_of = original.id if original else None
         result = _result(self.place, detail, self.present, spread, startup, self.nodes, replay_of)
-        folders = self.place.folders
-        folder = results.write(
-            folders.runs, result, page.html, folders.logs if self.place.url is None else None
-        )
+        logs = self.place.folders.logs if self.place.url is None else None
+        folder = _write(self.place.folders, result, self.weights, self.show.say, logs)
         differs, verdict = compare(original, detail) if original else (False, "")
         return Outcome(detail, folder, result, differs, verdict)
 
 
-def record(place: Place, detail: RunDetail, workers: tuple[WorkerView, ...]) -> Path:
+def record(place: Place, detail: RunDetail, workers: tuple[WorkerView, ...], api: Api) -> Path:
     """The results folder of a run that ended without `lab` watching."""
+    weights = None
+    if detail.round > 0 and data.draws(detail.experiment, place.folders.tasks):
+        from lab import predictions
+
+        weights = predictions.fetch(api, detail.id)
     spread = data.spread_if_here(detail.experiment, place.folders)
     result = _result(place, detail, workers, spread, Startup(), plain_nodes(max(len(workers), 1)), None)
-    return results.write(place.folders.runs, result, page.html)
+    return _write(place.folders, result, weights)
+
+
+def _write(
+    folders: Folders,
+    result: Result,
+    weights: Weights | None,
+    say: Callable[[str], None] = lambda _line: None,
+    logs: Path | None = None,
+) -> Path:
+    """The results folder; with `weights`, what they make of test examples is drawn, or it is said why not."""
+    drawn = None
+    if weights is not None:
+        from lab import predictions
+
+        say("drawing predictions")
+        title = f"{result.name}, after {result.final.rounds} rounds" + (
+            f"\n{result.data}" if result.data else ""
+        )
+        drawn, problem = predictions.if_possible(result.experiment, folders, weights, title)
+        if problem:
+            say(problem)
+    return results.write(folders.runs, result, partial(page.html, predictions=drawn), logs, drawn)
 
 
 def _result(
@@ -204,6 +236,7 @@ def _result(
         partition=data.if_small(spread),
         command=repeats(detail.id, place, nodes),
         replay_of=replay_of,
+        data=data.described(detail.experiment, place.folders.tasks),
     )
 
 

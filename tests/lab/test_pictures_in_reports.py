@@ -1,0 +1,171 @@
+"""Reports of segmentation and of personalisation: predictions beside masks, overlap, gains."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from lab import data, gains, machine, overlap, predictions, report, results
+from lab.native import Folders
+from lab.results import Result, Spread, Startup
+from PIL import Image
+from roundtable.experiment import Experiment, parse
+from roundtable.messages import Gain, RunDetail
+from roundtable.tasks import find
+from roundtable.weights import ArraySpec, Manifest, Weights
+from worker.runtime import configure_threads
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = Folders(Path("runs"), ROOT / "tasks", ROOT / "datasets")
+TINY = {"tile": 16, "train_tiles": 16, "test_tiles": 64, "filters": 2, "depth": 1, "dilation": 1}
+CLASSES = ("background", "thick cloud", "thin cloud", "cloud shadow")
+
+
+def clouds(**options: Any) -> Experiment:
+    return parse({"name": "sky", "task": "clouds", "task_options": {**TINY, **options}})
+
+
+@pytest.fixture
+def segmented(detail: RunDetail) -> Result:
+    """A run whose evaluations have overlaps and whose clients told their gains."""
+    history = tuple(
+        record.model_copy(
+            update={
+                "metrics": {"mean_iou": 0.1 * record.round, "iou_0": 0.9, "iou_1": 0.123, "iou_3": 0.05},
+                "personalized": Gain(num_examples=50, before={"accuracy": 0.61}, after={"accuracy": 0.87}),
+                "gains": {
+                    client: Gain(num_examples=10, before={"accuracy": 0.5}, after={"accuracy": 0.9})
+                    for client in range(4)
+                },
+            }
+        )
+        for record in detail.history
+    )
+    return results.result_of(
+        detail.model_copy(update={"history": history}),
+        environment=machine.here(),
+        startup=Startup(),
+        workers=(),
+        partition=Spread(labels=CLASSES, counts=((1, 2, 3, 4),)),
+        command="lab run",
+        data=data.described(clouds(), ROOT / "tasks"),
+    )
+
+
+def test_synthetic_data_are_called_so_in_the_result_and_in_the_report(
+    segmented: Result, tmp_path: Path
+) -> None:
+    folder = results.write(tmp_path, segmented, report.html)
+    assert "SYNTHETIC scenes" in (folder / "result.json").read_text(encoding="utf-8")
+    assert "Data: SYNTHETIC scenes" in (folder / "report.html").read_text(encoding="utf-8")
+    assert results.read(folder).data.startswith("SYNTHETIC")
+
+
+def test_tasks_that_say_nothing_of_their_data_leave_no_empty_line(detail: RunDetail) -> None:
+    assert data.described(detail.experiment, ROOT / "tasks") == ""
+    assert data.described(parse({"name": "x", "task": "gone:Gone"}), ROOT / "tasks") == ""
+
+
+def test_overlap_is_drawn_and_told_by_the_names_of_the_classes(segmented: Result) -> None:
+    page = report.html(segmented)
+    assert "mean 30.00 %, background 90.00 %, thick cloud 12.30 %, cloud shadow 5.00 %." in page
+    assert "(synthetic)" in page
+    curve = overlap.curve(segmented.rounds, CLASSES)
+    for name in ("mean", "background", "thick cloud", "cloud shadow"):
+        assert f">{name}<" in curve
+    assert "thin cloud" not in curve
+
+
+def test_gains_are_drawn_for_each_client_of_the_last_round_that_told(segmented: Result) -> None:
+    page = report.html(segmented)
+    assert "61.00 % before, 87.00 % after" in page
+    silent = segmented.rounds[2].model_copy(update={"personalized": None, "gains": {}})
+    told = gains.last([*segmented.rounds[:2], silent])
+    assert told is not None and told.round == 2
+    drawn = gains.figure(told)
+    assert drawn.count(">0<") + drawn.count(">3<") >= 2
+    assert gains.last([silent]) is None
+
+
+def test_a_report_of_another_task_has_none_of_it(detail: RunDetail) -> None:
+    plain = results.result_of(
+        detail, environment=machine.here(), startup=Startup(), workers=(), partition=None, command="x"
+    )
+    page = report.html(plain)
+    for heading in ("Overlap with the truth", "What the model sees", "local training is worth", "Data:"):
+        assert heading not in page
+
+
+def test_predictions_stay_with_a_run_whose_report_is_written_again(segmented: Result, tmp_path: Path) -> None:
+    image = io.BytesIO()
+    Image.new("RGB", (4, 4), "red").save(image, "PNG")
+    folder = results.write(tmp_path, segmented, report.html, predictions=image.getvalue())
+    drawn = results.predictions_of(folder)
+    assert drawn == image.getvalue()
+    page = report.html(segmented, predictions=drawn)
+    assert "What the model sees" in page
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page)  # self-contained
+    results.write(tmp_path, segmented, report.html, predictions=drawn)
+    assert results.predictions_of(folder) == image.getvalue()
+    assert results.predictions_of(tmp_path / "nowhere") is None
+
+
+class TestFigure:
+    def test_shows_a_row_a_name_and_a_column_an_example_with_every_class_in_the_legend(self) -> None:
+        shown = {
+            "image": np.zeros((3, 8, 8, 3), np.uint8),
+            "mask": np.ones((3, 8, 8), np.uint8),
+            "prediction": np.full((3, 8, 8), 2, np.uint8),
+        }
+        drawn = predictions.figure(shown, CLASSES, "after 3 rounds")
+        assert len(drawn.axes) == 9
+        assert [axes.get_ylabel() for axes in drawn.axes[::3]] == ["image", "mask", "prediction"]
+        assert [text.get_text() for text in drawn.legends[0].get_texts()] == list(CLASSES)
+        colours = [
+            axes.images[0].to_rgba(axes.images[0].get_array())[0, 0]
+            for axes in (drawn.axes[3], drawn.axes[6])
+        ]
+        patches = [patch.get_facecolor() for patch in drawn.legends[0].get_patches()]
+        assert tuple(colours[0]) == patches[1] and tuple(colours[1]) == patches[2]
+
+    def test_takes_examples_of_as_many_labels_as_there_are(self) -> None:
+        labels = np.array([1] * 20 + [0, 2, 0] + [1] * 9)
+        assert predictions.choice(labels).tolist() == [0, 1, 20, 21, 22]
+        assert predictions.choice(np.array([7, 7])).tolist() == [0, 1]
+
+
+class TestDrawing:
+    def weights(self, experiment: Experiment) -> Weights:
+        configure_threads(1, 1)  # as a worker's tests in this process want it
+        model = find("clouds", experiment.task_options, ROOT / "tasks").task.model()
+        arrays = [np.asarray(variable) for variable in model.weights]
+        specs = tuple(ArraySpec(v.name, tuple(v.shape)) for v in model.weights)
+        return Weights.of(Manifest(specs), arrays)
+
+    def test_a_models_weights_become_a_picture_the_same_each_time(self) -> None:
+        experiment = clouds()
+        weights = self.weights(experiment)
+        one, other = (predictions.png(experiment, FOLDERS, weights, "sky") for _ in range(2))
+        assert one == other
+        with Image.open(io.BytesIO(one)) as image:
+            assert image.format == "PNG" and image.width > 600
+
+    def test_weights_of_another_model_are_told_and_nothing_is_drawn(self) -> None:
+        drawn, why = predictions.if_possible(clouds(), FOLDERS, self.weights(clouds(filters=3)), "sky")
+        assert drawn is None
+        assert why.startswith("predictions are not drawn: task clouds now makes another model")
+
+    def test_a_data_set_that_is_not_here_is_told(self, tmp_path: Path) -> None:
+        experiment = clouds(data="tiles")
+        folders = Folders(tmp_path, ROOT / "tasks", tmp_path)
+        drawn, why = predictions.if_possible(experiment, folders, self.weights(experiment), "sky")
+        assert drawn is None and "there is no such folder" in why
+
+    def test_only_tasks_with_pictures_are_drawn(self, detail: RunDetail) -> None:
+        assert data.draws(clouds(), ROOT / "tasks")
+        assert not data.draws(detail.experiment, ROOT / "tasks")
+        assert not data.draws(parse({"name": "x", "task": "gone:Gone"}), ROOT / "tasks")

@@ -55,7 +55,7 @@ def compare() -> Json:
         [runs],
         place(
             (
-                2,
+                3,
                 [
                     text(
                         "Pick runs above. Only points within the time at the top right are drawn: widen it for older runs. "

@@ -81,15 +81,18 @@ def test_a_proxy_that_is_not_there_yet_does_not_stop_the_labs_own_points() -> No
 
 @pytest.mark.skipif(influx.INFLUXD is None, reason="no influxd on this machine")
 def test_a_real_telegraf_starts_without_a_word_and_names_containers(tmp_path: Path) -> None:
-    """The whole configuration as it is, but for the listener's port; Docker is not there."""
+    """The whole configuration, but for the port it listens on and the host's folder; Docker is not there."""
     telegraf = os.environ.get("TELEGRAF") or shutil.which("telegraf")
     if not telegraf:
         pytest.skip("there is no Telegraf here: set TELEGRAF to one")
     port = free_port()
     conf = tmp_path / "telegraf.conf"
-    conf.write_text(
-        CONF.read_text(encoding="utf-8").replace('":8186"', f'"127.0.0.1:{port}"'), encoding="utf-8"
-    )
+    for way in ("rx", "tx"):
+        counter = tmp_path / "hostfs" / "sys" / "class" / "net" / "eth0" / "statistics" / f"{way}_bytes"
+        counter.parent.mkdir(parents=True, exist_ok=True)
+        counter.write_text("12345\n")
+    text = CONF.read_text(encoding="utf-8").replace('":8186"', f'"127.0.0.1:{port}"')
+    conf.write_text(text.replace('"/hostfs', f'"{tmp_path}/hostfs'), encoding="utf-8")
     with influx.running(tmp_path) as server:
         server.query("CREATE DATABASE lab")
         environment = {
@@ -122,6 +125,12 @@ def test_a_real_telegraf_starts_without_a_word_and_names_containers(tmp_path: Pa
                     break
                 pause.wait(0.25)
             assert found
+            for _ in range(120):
+                query = "SELECT last(bytes_recv), last(bytes_sent) FROM net WHERE interface = 'eth0'"
+                if (found := server.query(query)) and None not in found[0]["values"][0]:
+                    break
+                pause.wait(0.25)
+            assert found[0]["values"][0][1:] == [12345, 12345]
         finally:
             process.terminate()
             process.wait(20)

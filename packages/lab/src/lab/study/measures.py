@@ -109,6 +109,21 @@ def round_clock(repeat: Repeat) -> Seconds | None:
     return statistics.median(later) if later else None
 
 
+def _personal(when: str) -> Callable[[Repeat], float | None]:
+    """Of the clients' held-out examples in the last round, before or after their local training."""
+
+    def read(repeat: Repeat) -> float | None:
+        found = (repeat.rounds[-1].model_extra or {}).get("personalized")
+        return None if found is None else float(found[when]["accuracy"])
+
+    return read
+
+
+def _gain(repeat: Repeat) -> float | None:
+    before, after = _personal("before")(repeat), _personal("after")(repeat)
+    return None if before is None or after is None else after - before
+
+
 def _whole() -> Mapping[str, Measure]:
     found = [
         Measure("accuracy", "test accuracy", "%", 1, lambda r: last(r, "accuracy"), 100),
@@ -133,6 +148,11 @@ def _whole() -> Mapping[str, Measure]:
             1 / MB,
             0,
         ),
+        Measure(
+            "personal_before", "accuracy on own examples, global weights", "%", 1, _personal("before"), 100
+        ),
+        Measure("personal_after", "accuracy on own examples, own weights", "%", 1, _personal("after"), 100),
+        Measure("personal_gain", "gain by local training", "points", 1, _gain, 100),
         Measure(
             "cut",
             "clients cut off a round",

@@ -78,43 +78,41 @@ def test_a_run_is_shown_as_it_happens(lab: PageLab, look: Callable[..., Page]) -
     expect(page.locator("#t-past tr").first).to_contain_text("curve")
     expect(page.locator("#report")).to_contain_text("<b>curve</b> & others")  # as text
     expect(page.locator("#report")).to_contain_text(f"lab report {run}")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Rounds (CSV)").click()
+    lines = download.value.path().read_text().splitlines()
+    assert lines[0].startswith("round,attempt,accuracy") and len(lines) == 9
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Model (safetensors)").click()
+    assert download.value.suggested_filename == f"{run}.safetensors"
 
 
-def test_the_round_under_way_is_shown_client_by_client(
+def test_the_round_under_way_and_the_queue_are_shown_and_the_queue_can_be_changed(
     lab: PageLab, look: Callable[..., Page], gate: threading.Event
 ) -> None:
     gate.clear()
-    run = lab.submit(softmax("stands", 2))
+    lab.submit(softmax("first", 2))
+    second = lab.submit(softmax("second", 3))
     page = look(lab.url)
     shows(page, "round 1 of 2: 0 of 4 clients in")
     expect(page.locator("#t-workers")).to_contain_text("training 2 clients")
     expect(page.locator("#table .seat")).to_have_count(4)
-    gate.set()
-    lab.wait_for_end(run)
-    shows(page, "all 2 rounds are done")
-
-
-def test_what_is_in_the_queue_is_listed_and_can_be_taken_out(
-    lab: PageLab, look: Callable[..., Page], gate: threading.Event
-) -> None:
-    gate.clear()
-    lab.submit(softmax("first", 3))
-    second = lab.submit(softmax("second", 3))
-    page = look(lab.url)
     expect(page.locator("#queue li")).to_have_count(1, timeout=LATE)
     expect(page.locator("#queue")).to_contain_text("second")
     page.get_by_role("button", name=f"Take {second} out of the queue").click()
     give_the_token(page, lab.token("admin"))
     expect(page.locator("#queue li")).to_have_count(0, timeout=LATE)
     assert lab.api.run(second).state == "stopped"
+    gate.set()
+    shows(page, "all 2 rounds are done")
 
 
-def test_a_run_is_stopped_gone_on_with_and_started_again_by_keyboard_alone(
+def test_a_run_is_stopped_and_gone_on_with_by_keyboard_and_with_the_right_token_alone(
     lab: PageLab, look: Callable[..., Page], gate: threading.Event
 ) -> None:
     gate.clear()
     run = lab.submit(softmax("keys", 3))
-    page = look(lab.url)
+    page = look(lab.url, excused=("401",))
     shows(page, "0 of 4 clients in")
 
     def tab_to(selector: str) -> None:
@@ -129,6 +127,13 @@ def test_a_run_is_stopped_gone_on_with_and_started_again_by_keyboard_alone(
     assert outline == "solid"  # focus is seen
     page.keyboard.press("Enter")
     expect(page.get_by_role("dialog")).to_contain_text("Stop keys?")
+    give_the_token(page, "not-the-token-at-all")
+    expect(page.locator("#ask-fault")).to_have_text(
+        "this is not the aggregator's admin token: read it from the admin token file again", timeout=LATE
+    )
+    assert page.evaluate("Object.keys({...sessionStorage, ...localStorage})") == []
+    assert page.evaluate("document.cookie") == ""
+    assert lab.api.run(run).state == "running"
     give_the_token(page, lab.token("admin"))
     shows(page, "stopped after 0 rounds")
     tab_to("#resume")
@@ -166,37 +171,6 @@ def test_an_experiment_file_is_started_or_refused_with_its_faults(
     expect(page.get_by_role("dialog")).to_have_count(0, timeout=LATE)
     expect(page.locator("#run-name")).to_have_text("written", timeout=LATE)
     shows(page, "all 1 rounds are done")
-
-
-def test_a_wrong_admin_token_is_one_clear_line_and_nothing_is_kept(
-    lab: PageLab, look: Callable[..., Page], gate: threading.Event
-) -> None:
-    gate.clear()
-    run = lab.submit(softmax("guarded", 2))
-    page = look(lab.url, excused=("401",))
-    shows(page, "0 of 4 clients in")
-    page.get_by_role("button", name="Stop…").click()
-    give_the_token(page, "not-the-token-at-all")
-    expect(page.locator("#ask-fault")).to_have_text(
-        "this is not the aggregator's admin token: read it from the admin token file again", timeout=LATE
-    )
-    assert page.evaluate("Object.keys({...sessionStorage, ...localStorage})") == []
-    assert page.evaluate("document.cookie") == ""
-    assert lab.api.run(run).state == "running"
-
-
-@pytest.mark.usefixtures("gate")
-def test_what_a_run_leaves_can_be_downloaded(lab: PageLab, look: Callable[..., Page]) -> None:
-    run = lab.submit(softmax("kept", 2))
-    lab.wait_for_end(run)
-    page = look(f"{lab.url}/#run={run}")
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Rounds (CSV)").click()
-    lines = download.value.path().read_text().splitlines()
-    assert lines[0].startswith("round,attempt,accuracy") and len(lines) == 3
-    with page.expect_download() as download:
-        page.get_by_role("link", name="Model (safetensors)").click()
-    assert download.value.suggested_filename == f"{run}.safetensors"
 
 
 @pytest.mark.usefixtures("gate")

@@ -125,6 +125,7 @@ def train(ours: Trainer, rounds: Sequence[int], weights: Weights | None = None) 
     return weights
 
 
+@pytest.mark.slow
 def test_training_with_dropout_and_batch_statistics_repeats_to_the_bit() -> None:
     training = {"optimizer": "adam", "learning_rate": 0.003, "batch_size": 8}
     ours = trainer(FRAGILE, training=training)
@@ -133,6 +134,7 @@ def test_training_with_dropout_and_batch_statistics_repeats_to_the_bit() -> None
     assert sum(not spec.trainable for spec in one.manifest.arrays) > 0
 
 
+@pytest.mark.slow
 def test_a_few_epochs_make_it_better() -> None:
     training = {"optimizer": "adam", "learning_rate": 0.01, "batch_size": 8, "epochs": 15}
     ours = trainer({**TINY, "depth": 1, "filters": 8}, training=training)
@@ -142,10 +144,11 @@ def test_a_few_epochs_make_it_better() -> None:
     assert after["mean_iou"] > before["mean_iou"]
 
 
-def test_a_node_has_the_tiles_of_its_own_folder(tmp_path: Path) -> None:
+def test_a_node_has_the_tiles_of_its_own_folder_and_everybodys_test_set(tmp_path: Path) -> None:
     draw(tmp_path, 10, 16, 77, "train")
     ours = trainer(TINY, tmp_path, partition={"kind": "pinned"})
     rows, _ = ours._data.of(0)
+    assert (ours._data.x_test == scenes.tiles(24, 16, 3, 1, "test")[0]).all()
     assert (ours._data.x[rows] == scenes.tiles(10, 16, 3, 77, "train")[0]).all()
 
 
@@ -163,7 +166,3 @@ def test_large_tiles_are_evaluated_a_few_at_a_time(monkeypatch: pytest.MonkeyPat
     apart: Evaluated = ours.evaluate(weights, None, None)
     assert apart.sums["confusion"] == at_once.sums["confusion"]
     assert apart.sums["loss"] == pytest.approx(at_once.sums["loss"], rel=1e-5)
-
-
-def test_scenes_are_what_the_task_trains_on() -> None:
-    assert (trainer(TINY)._data.x_test == scenes.tiles(24, 16, 3, 1, "test")[0]).all()

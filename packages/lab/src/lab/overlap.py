@@ -46,6 +46,8 @@ def curve(rounds: Sequence[RoundRecord], names: Sequence[str]) -> str:
             )
         axes.set_ylim(0, 100)
         axes.set_ylabel("intersection over union, %")
-        axes.legend(ncols=5, loc="lower left", bbox_to_anchor=(0, 1))
+        axes.legend(
+            ncols=5, loc="lower left", bbox_to_anchor=(0, 1), columnspacing=1, handlelength=1.4, fontsize=9
+        )
         charts.rounds_axis(axes)
         return charts.svg(figure, "overlap")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from aggregator.verify import verify
 from lab import forecast
 from roundtable.experiment import parse
-from roundtable.fleet import Load
+from roundtable.fleet import Fleet, Load
 
 pytestmark = pytest.mark.anyio
 
@@ -120,3 +121,88 @@ async def test_lab_check_foresees_it_exactly(open_lab, make_experiment):
     assert foreseen.seconds == pytest.approx(sum(record["virtual_seconds"] for record in rounds))
     assert foreseen.late == sum(record["late"] for record in rounds)
     assert foreseen.dropped == sum(record["dropped"] for record in rounds) > 0
+
+
+async def test_a_run_that_kept_its_updates_is_recomputed_though_some_came_too_late(
+    open_lab, make_experiment, tmp_path
+):
+    body = cut(make_experiment) | {"keep": {"updates": "all"}}
+    async with open_lab() as lab:
+        detail = await finished(lab, body, [await lab.joined()])
+    assert sum(record["late"] for record in detail["history"]) == 8
+    report = verify(tmp_path / "state", detail["id"])
+    assert report.problems == []
+    assert report.folded == [1, 2, 3, 4]
+
+
+async def test_a_replay_has_the_same_weights_and_no_virtual_seconds(open_lab, make_experiment):
+    body = cut(make_experiment)
+    async with open_lab() as lab:
+        worker = await lab.joined()
+        first = await finished(lab, body, [worker])
+        cohorts = [record["participants"] for record in first["history"][1:]]
+        worker.holding.clear()  # of the first run
+        async with lab.working(worker):
+            run = await lab.create(body, again=True, participants=cohorts)
+            again = await lab.ended(run["id"])
+    for one, other in zip(first["history"], again["history"], strict=True):
+        assert one["weights_hash"] == other["weights_hash"]
+    assert all(record["virtual_seconds"] is None for record in again["history"])
+
+
+# --- by the real clock: what workers are told
+
+
+async def orders_of(lab, body):
+    """Train orders of the first round, by client."""
+    worker = await lab.joined()
+    run = await lab.create(body)
+    while True:
+        await worker.poll()
+        orders = {order.client: order for order in worker.holding.values() if order.kind == "train"}
+        if orders:
+            return run["id"], worker, orders
+        for order in list(worker.holding.values()):
+            await worker.carry_out(order)
+
+
+async def test_orders_tell_of_the_machines_that_are_not_plain_and_evaluations_do_not(
+    open_lab, make_experiment
+):
+    body = make_experiment(machines={**machines(), "clock": "real"})
+    fleet = Fleet(parse(body).machines, 4, parse(body).seed)
+    async with open_lab() as lab:
+        _, _, orders = await orders_of(lab, body)
+    assert {client: order.machine for client, order in orders.items()} == {
+        client: fleet.conditions(1, 1, client) for client in range(4)
+    }
+    assert [order.machine is None for order in orders.values()].count(True) == 2
+
+
+async def test_by_the_virtual_clock_workers_are_told_nothing(open_lab, make_experiment):
+    async with open_lab() as lab:
+        _, _, orders = await orders_of(lab, make_experiment(machines=machines()))
+    assert [order.machine for order in orders.values()] == [None] * 4
+
+
+async def test_an_update_that_a_machine_loses_is_counted_as_dropped_at_the_deadline(
+    open_lab, make_experiment, clock
+):
+    rounds = {"count": 1, "deadline": 30.0, "quorum": 0.5}
+    lossy = {"clock": "real", "profiles": {"lossy": {"fraction": 0.5, "drop": 1.0}}}
+    async with open_lab(clock) as lab:
+        body = make_experiment(rounds=rounds, machines=lossy)
+        run, worker, orders = await orders_of(lab, body)
+        silent = [client for client, order in orders.items() if order.machine]
+        assert all(orders[client].machine.dropped for client in silent)
+        for client, order in orders.items():
+            if client not in silent:
+                await worker.carry_out(order)
+        clock.turn(30.0)
+        async with lab.working(worker):
+            for client in silent:
+                worker.holding.pop(orders[client].id, None)
+            detail = await lab.until(run, lambda detail: len(detail["history"]) == 2)
+    record = detail["history"][1]
+    assert (record["late"], record["dropped"], record["virtual_seconds"]) == (0, 2, None)
+    assert set(record["participants"]) == set(range(4)) - set(silent)

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import calibrate, forecast
+from lab import calibrate, forecast, machine
 from lab.commands import run_app
+from lab.live import round_line, title
+from lab.report import html
+from lab.results import Result, Startup, result_of, rounds_csv
 from roundtable.errors import InvalidExperiment, InvalidInput
 from roundtable.experiment import Experiment, parse
 from roundtable.fleet import Load
@@ -145,3 +148,44 @@ def test_what_is_measured_is_the_training_on_plain_machines_and_nothing_else() -
     assert short.machines.profiles == {} and short.machines.clock == "real"
     assert (short.cohort_size, short.rounds.count, short.rounds.deadline) == (4, 4, None)
     assert (short.training, short.partition, short.clients.count) == (body.training, body.partition, 8)
+
+
+def result(clock: str) -> Result:
+    told = detail()
+    virtual = {"virtual_seconds": 12.5, "seconds": 0.5} if clock == "virtual" else {"seconds": 0.5}
+    history = tuple(
+        record.model_copy(update={"late": 2, "dropped": 1, "participants": (0, 1, 2), **virtual})
+        for record in told.history
+    )
+    body = experiment({"slow": SLOW}, clock)
+    return result_of(
+        told.model_copy(update={"history": history, "experiment": body}),
+        environment=machine.here(),
+        startup=Startup(),
+        workers=(),
+        partition=None,
+        command="again",
+    )
+
+
+def test_results_say_which_clock_and_what_it_came_to() -> None:
+    virtual = result("virtual")
+    assert (virtual.clock, virtual.final.virtual_seconds) == ("virtual", 37.5)
+    assert (virtual.final.late, virtual.final.dropped) == (6, 3)
+    real = result("real")
+    assert (real.clock, real.final.virtual_seconds) == ("real", None)
+    header, first, *_ = rounds_csv(virtual.rounds).splitlines()
+    row = dict(zip(header.split(","), first.split(","), strict=True))
+    assert (row["late"], row["dropped"], row["virtual_seconds"]) == ("2", "1", "12.5")
+
+
+def test_the_terminal_and_the_report_call_virtual_seconds_virtual() -> None:
+    virtual, real = result("virtual"), result("real")
+    assert "3 in, 2 late, 1 dropped" in round_line(real.rounds[0])
+    assert round_line(virtual.rounds[0]).endswith("12.5 virtual s")
+    assert title(virtual.experiment).endswith("slow profiles · virtual clock")
+    page = html(virtual)
+    assert "Unequal machines: virtual clock" in page and "all other seconds on this page are real" in page
+    assert "6 updates came too late to count, 3 got lost" in page
+    page = html(real)
+    assert "Unequal machines: real clock" in page and "virtual" not in page.split("Do it again")[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -184,3 +185,10 @@ def test_the_page_tells_every_field_of_a_profile_with_what_it_is_if_left_out() -
         name: "not limited" if field.default is None else f"{field.default:g}".replace("1", "1.0")
         for name, field in Profile.model_fields.items()
     }
+
+
+def test_the_protocols_page_shows_an_orders_machine_with_all_its_fields() -> None:
+    text = (PAGE.parent / "protocol.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r'`(\{"compute".*?\})`', text)
+    assert set(json.loads(shown)) == set(Conditions.model_fields)
+    Conditions.model_validate_json(shown)

@@ -16,7 +16,7 @@ from roundtable import experiment as experiments
 
 from tests.stack.compose_stack import ROOT, Stack, docker, engine_answers
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 
 OURS = ("aggregator", "worker", "influxdb")
 BUILD_TOOLS = (
@@ -54,7 +54,7 @@ def stack() -> Iterator[Stack]:
         assert "make: the lab is up. Watch it at http://127.0.0.1:" in made.stdout
         stack.until(lambda: stack.ask("/readyz"), 60)
         run = stack.until(lambda: stack.ask("/v1/runs"), 10)[0]
-        first = stack.until(lambda: stack.ask(f"/v1/runs/{run['id']}")["first_order"], 300)
+        first = stack.until(lambda: stack.ask(f"/v1/runs/{run['id']}")["first_order"], 500)
         print(f"from `up` to the first train order: {first - begun:.0f} s")
         yield stack
     finally:

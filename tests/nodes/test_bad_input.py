@@ -15,11 +15,13 @@ import httpx
 import numpy as np
 import pytest
 import worker.__main__ as process
+from lab.api import Api, read_token
 from roundtable.errors import IncompatibleVersion, NotPossible, Unauthorized, Unreachable
-from roundtable.messages import PROTOCOL, Join, PinnedData
+from roundtable.experiment import parse
+from roundtable.messages import PROTOCOL, CreateRun, Join, Order, OrderResult, PinnedData, Poll
 from worker.link import Link
 
-from tests.nodes.conftest import Hosts, Process
+from tests.nodes.conftest import Hosts, Process, wait_for
 
 # A worker as it is, but for TensorFlow, which takes seconds to import, and with a clock five hours late.
 LATE = """
@@ -72,15 +74,15 @@ def link(hosts: Hosts, url: str) -> Link:
     return Link(url, lambda: hosts.join_token.read_text().strip())
 
 
-def test_a_token_that_was_replaced(hosts: Hosts, tmp_path: Path, refusal: Callable[..., str]) -> None:
-    hosts.join_token.parent.mkdir(parents=True, mode=0o700)
+def test_a_token_that_is_wrong_or_was_replaced(
+    server: tuple[Hosts, Process, str], tmp_path: Path, refusal: Callable[..., str]
+) -> None:
+    hosts, aggregator, url = server
     old = tmp_path / "old-token"
-    old.write_text("the-token-of-last-year")  # and an aggregator that finds none makes another
-    server, url = hosts.aggregator()
+    old.write_text("the-token-of-last-year")
     line = refusal(hosts, url, "pi-1", join_token_file=old)
     assert re.match(r"worker: JOIN_TOKEN_FILE: the aggregator at http://\S+ refuses the token in it", line)
-    assert "not the aggregator's join token" in server.field("join refused", "127.0.0.1")
-    assert sum("join refused" in text for text in server.lines) == 1
+    assert "not the aggregator's join token" in aggregator.field("join refused", "127.0.0.1", "token")
 
 
 def test_an_address_where_nobody_answers_and_one_where_somebody_else_does(
@@ -192,3 +194,25 @@ def test_refusals_are_told_once_a_minute_however_often_somebody_tries(
             Link(url, lambda: "a-token-of-somebody-else").join(introduction())
     assert sum("join refused" in line and "join token" in line for line in aggregator.lines) == 1
     assert hosts.processes[0].child.poll() is None
+
+
+def first_of(node: Link, run: str) -> Order | None:
+    return next((order for order in node.poll(Poll()).give if order.run == run), None)
+
+
+def test_data_that_do_not_fit_a_run_are_told_by_the_server_in_the_nodes_own_words(hosts: Hosts) -> None:
+    aggregator, url = hosts.aggregator(POLL_SECONDS="0.2")
+    node = link(hosts, url)
+    worker = node.join(introduction()).worker
+    with Api(url, read_token(hosts.admin_token)) as api:
+        for name, detail in (
+            ("another", "this worker's data set has hash 0123456789ab…, the run was begun with ba98765432…"),
+            ("labels", "/data: label 12 is unknown to the task, whose labels are 0 … 9"),
+        ):
+            experiment = parse({"name": name, "task": "digits"})
+            run = api.create(CreateRun(experiment=experiment, again=True))[0].id
+            order = wait_for(lambda: first_of(node, run), lambda: "an order")  # noqa: B023
+            node.post_result(order.id, OrderResult(status="refused", detail=detail))
+            assert json.loads(aggregator.says("order refused", name))["detail"] == detail
+            assert json.loads(aggregator.says("order refused", name))["worker"] == worker
+            api.stop(run)

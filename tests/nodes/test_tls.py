@@ -13,6 +13,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import aggregator.__main__ as aggregator
 import httpx
 import pytest
 import uvicorn
@@ -178,11 +179,11 @@ def test_plain_http_to_a_tls_port_and_tls_to_a_plain_one_are_told(
 # --- settings
 
 
-def test_plain_http_beyond_this_machine_is_refused_unless_a_setting_says_otherwise(hosts: Hosts) -> None:
-    state = str(hosts.folder / "state")
-    process = hosts.start("aggregator", "-m", "aggregator", "--state-dir", state, "--host", "0.0.0.0")
-    assert process.code() == 2
-    (line,) = process.lines
+def test_plain_http_beyond_this_machine_is_refused_unless_a_setting_says_otherwise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert aggregator.main(["--host", "0.0.0.0", "--state-dir", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
     assert re.match(
         r"aggregator: AGGREGATOR_HOST 0\.0\.0\.0: plain HTTP beyond this machine .* ALLOW_PLAIN_HTTP=true$",
         line,

@@ -66,8 +66,8 @@ def serve(settings: ServiceSettings, *, exit_on_eof: bool = False) -> None:
     Raises InvalidSetting for a port or folder in use, for an address beyond this machine without TLS, and for
     certificates that cannot be used; CorruptStore for a database that cannot be used.
     """
-    configure(settings.log_level)
     settings.check_reach()
+    configure(settings.log_level)
     tls = server_context(settings.tls_cert_file, settings.tls_key_file)
     with _bound(settings) as listener:
         uvloop.run(_serve(settings, listener, tls, exit_on_eof))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab.native import Folders
 from lab.study import ready
@@ -73,6 +73,7 @@ def test_levels_may_set_several_fields_and_whole_tables(tmp_path: Path) -> None:
     assert three.experiment.clients.count == 3 and three.experiment.training.epochs == 1
 
 
+@settings(max_examples=40, deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(["a", "b", "c"]),
@@ -110,6 +111,7 @@ def test_the_baseline_holds_exactly_the_examples_of_the_clients_between_them() -
     assert np.array_equal(baseline.partition.split(labels, 1, 3)[0], theirs)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 50), st.sampled_from([0.1, 0.25, 0.5, 1.0]), st.integers(1, 5), st.integers(1, 400))
 def test_the_baseline_sees_as_many_samples_within_half_an_epoch(
     clients: int, fraction: float, epochs: int, rounds: int
@@ -207,6 +209,7 @@ def test_words_may_change_and_what_is_run_may_not(tmp_path: Path) -> None:
     assert section(tiny(tmp_path, "[2, 9]")).digest != before
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.text(max_size=30))
 def test_a_slug_is_a_file_name(text: str) -> None:
     assert set(slug(text)) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab.study import page, words
 from lab.study.cells import Cell
@@ -36,6 +36,7 @@ VALUES = st.lists(st.floats(-1e6, 1e6).map(lambda x: round(x, 3)), min_size=2, m
 # --- intervals
 
 
+@settings(max_examples=30, deadline=None)
 @given(VALUES)
 def test_an_interval_is_scipys(values: list[float]) -> None:
     found = interval(values)
@@ -45,6 +46,7 @@ def test_an_interval_is_scipys(values: list[float]) -> None:
         assert (found.low, found.high) == (pytest.approx(low, abs=1e-6), pytest.approx(high, abs=1e-6))
 
 
+@settings(max_examples=30, deadline=None)
 @given(VALUES, VALUES)
 def test_a_differences_interval_is_welchs(a: list[float], b: list[float]) -> None:
     if len(set(a)) < 2 or len(set(b)) < 2:
@@ -62,6 +64,7 @@ def test_one_value_has_no_interval_and_allows_no_verdict() -> None:
     assert Difference(one, interval([0.9, 0.91])).verdict == "too few repeats"
 
 
+@settings(max_examples=30, deadline=None)
 @given(VALUES, VALUES)
 def test_a_difference_is_claimed_only_where_intervals_do_not_overlap(a: list[float], b: list[float]) -> None:
     first, second = interval(a), interval(b)
@@ -171,7 +174,7 @@ def test_effects_are_ranked_by_size_and_each_factor_is_there_once_an_outcome(tmp
     part = section(tiny(tmp_path, "[2, 4, 8]"))
     heights = {"clients-2": 0.9, "clients-4": 0.85, "clients-8": 0.5}
     table = ranked([summary(part, records(part, lambda cell, seed: heights[cell.id] + seed / 1000))])
-    (effect,) = table["accuracy"]
+    (effect,) = table["test accuracy"]
     assert (effect.reference, effect.level) == ("2", "8")
     assert effect.difference.mean == pytest.approx(-40)
 

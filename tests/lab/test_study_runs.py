@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab.native import Folders
 from lab.study import ready
@@ -220,6 +220,7 @@ LOADS = st.lists(
 )
 
 
+@settings(max_examples=50, deadline=None)
 @given(LOADS, st.floats(0, 2000))
 def test_trimming_stops_at_the_least_repeats_and_as_soon_as_it_fits(loads: list[Load], budget: float) -> None:
     loads = [replace(load, least=min(load.least, load.repeats)) for load in loads]

@@ -122,7 +122,10 @@ def run(
         finally:
             show.end()
     report(study, out_dir)
-    out.print(f"{conduct.done} runs in {clock(time.time() - began)}, {conduct.failed} of them failed")
+    took = time.time() - began
+    over = "" if budget is None or took <= budget * MINUTE else f", over its {clock(budget * MINUTE)}"
+    failed = f"{conduct.failed} of them failed" if conduct.failed else "none failed"
+    out.print(f"{conduct.done} runs, {failed}; {clock(took)} in all{over}")
     return Exit.FAILED if conduct.failed else Exit.DONE
 
 

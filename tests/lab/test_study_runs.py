@@ -20,16 +20,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab.native import Folders
+from lab.progress import Progress
 from lab.study import ready
 from lab.study.conduct import Conduct
 from lab.study.files import load
 from lab.study.pace import Load, total, trimmed
 from lab.study.power import read
 from lab.study.records import Repeat, Store
-from lab.study.show import Plain
+from lab.study.show import Plain, Silent
+from lab.study.sitting import TooSlow, _Watch
 from rich.console import Console
 from roundtable.errors import NotPossible, StorageFull
 from roundtable.experiment import Experiment
+from roundtable.messages import RunView
 
 from tests.lab.studies import MadeUp, a_repeat, tiny
 
@@ -207,6 +210,37 @@ def test_no_room_in_mid_study_leaves_no_half_cell_and_the_next_go_does_the_rest(
     assert not [path for path in (study.folder / "out/tiny/cells").iterdir() if path.name.startswith(".")]
     study.sitting.outcome = lambda experiment: a_repeat(experiment.seed, (0.9,) * 3)
     assert study.go().done == 3
+
+
+def _progress(experiment: Experiment, state: str, reason: str | None = None) -> Progress:
+    view = RunView(
+        id="r1",
+        name="x",
+        state=state,
+        reason=reason,
+        rounds=3,
+        created=0.0,
+        experiment_hash=experiment.digest,
+    )  # type: ignore[arg-type]
+    return Progress(experiment, run=view)
+
+
+def test_a_run_that_pauses_for_want_of_room_ends_the_sitting_with_the_remedy(experiment: Experiment) -> None:
+    watch = _Watch(Silent(), time.time() + 100, 100)
+    watch.update(_progress(experiment, "running"))
+    with pytest.raises(
+        StorageFull, match=r"r1 cannot go on: no room in the spool; the.*make room, and give the same command"
+    ):
+        watch.update(_progress(experiment, "paused", "no room in the spool (`lab resume r1`)"))
+
+
+def test_a_run_that_takes_longer_than_its_time_limit_is_a_failure_with_that_reason(
+    experiment: Experiment,
+) -> None:
+    watch = _Watch(Silent(), time.time() - 1, 7)
+    with pytest.raises(TooSlow, match="longer than time_limit = 7 s, in round 1"):
+        watch.update(_progress(experiment, "running"))
+    watch.update(_progress(experiment, "finished"))
 
 
 # --- time

@@ -210,7 +210,11 @@ class _Watch:
             with suppress(psutil.Error):
                 self.peak = max(self.peak, psutil.Process(self.aggregator).memory_info().rss)
         if progress.run is not None and progress.run.state == "paused":
-            raise StorageFull(f"run {progress.run.id} cannot go on: {progress.run.reason or 'paused'}")
+            why = (progress.run.reason or "it paused").partition(" (`lab resume")[0]
+            raise StorageFull(
+                f"run {progress.run.id} cannot go on: {why}; the repeats before it are kept: make room, and "
+                "give the same command"
+            )
         if time.time() > self.until and progress.run is not None and progress.run.state not in ENDED:
             raise TooSlow(
                 f"took longer than time_limit = {self.limit:g} s, in round {progress.committed + 1}"

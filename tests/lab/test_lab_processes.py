@@ -156,6 +156,7 @@ def test_the_same_experiment_shows_the_run_that_it_has(finished: Finished) -> No
     assert done.returncode == 0, done.stderr
     assert finished.run in done.stdout
     assert "--again starts anew" in done.stdout
+    assert "watch it at http://127.0.0.1:" in done.stdout
     listed = json.loads(lab("runs", "--runs-dir", finished.runs, "--json").stdout)
     assert [view["id"] for view in listed] == [finished.run]
 

@@ -13,11 +13,13 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Error, Page, sync_playwright
 
 from tests.federation.foreign_worker import MANIFEST, ForeignWorker, encode
 from tests.federation.processes import Child, Lab
 
+# Chromium breaks off what it loads when the machine gets or loses a network interface, as other tests do.
+MOVED = "ERR_NETWORK_CHANGED"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
@@ -116,6 +118,7 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 def look(context: BrowserContext) -> Iterator[Callable[..., Page]]:
     """`look(url)`: a page in a tab of its own, whose console must stay free of errors but for `excused`."""
     faults: list[str] = []
+    moved: list[str] = []
     pages = []
 
     def opened(url: str, excused: tuple[str, ...] = ()) -> Page:
@@ -123,13 +126,24 @@ def look(context: BrowserContext) -> Iterator[Callable[..., Page]]:
         pages.append(page)
 
         def heard(message: ConsoleMessage) -> None:
-            if message.type in ("error", "warning") and not any(word in message.text for word in excused):
+            if MOVED in message.text:
+                moved.append(message.text)
+            elif message.type in ("error", "warning") and not any(word in message.text for word in excused):
                 faults.append(f"{message.type}: {message.text}")
 
         page.on("console", heard)
         page.on("pageerror", lambda error: faults.append(f"thrown: {error}"))
-        page.set_default_timeout(30_000)
-        page.goto(url)
+        page.set_default_timeout(60_000)
+        for _ in range(5):
+            try:
+                page.goto(url)
+            except Error as error:
+                if MOVED not in str(error):
+                    raise
+                continue
+            if not moved:
+                break
+            moved.clear()
         return page
 
     yield opened

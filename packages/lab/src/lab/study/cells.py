@@ -45,7 +45,10 @@ def cells(section: Section) -> tuple[Cell, ...]:
         except InvalidStudy as error:
             wrong += str(error).splitlines()
     if wrong:
-        raise InvalidStudy("\n".join(dict.fromkeys(wrong)))
+        first = {
+            line.split(": ", 2)[-1]: line for line in reversed(wrong)
+        }  # one line a fault, not one a cell
+        raise InvalidStudy("\n".join(reversed(first.values())))
     return (*found, *_baselines(section, found))
 
 

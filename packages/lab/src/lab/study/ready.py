@@ -5,6 +5,7 @@ What is wrong is said once for all cells that need it, with how to get it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from roundtable.errors import InvalidData, InvalidInput, InvalidTask
 from roundtable.experiment import Experiment
 from roundtable.types import Array
 
-from lab import data
+from lab import data, forecast
 from lab.native import Folders
 from lab.study import versions
 from lab.study.cells import Cell, cells
@@ -79,6 +80,7 @@ class _Shelf:
         return self._labels[key]
 
     def _read(self, experiment: Experiment) -> tuple[str | None, Array | None]:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # reading some data sets needs TensorFlow
         try:
             found = data.task_of(experiment, self.folders.tasks)
             return found.hash, found.task.train_labels(self.folders.datasets)
@@ -114,6 +116,8 @@ def _split(section: Section, cell: Cell, labels: Array) -> None:
     for repeat in range(section.study.repeats):
         seed = section.study.seed(repeat)
         try:
-            cell.experiment.partition.split(labels, cell.experiment.clients.count, seed)
+            parts = cell.experiment.partition.split(labels, cell.experiment.clients.count, seed)
+            seeded = cell.experiment.model_copy(update={"seed": seed})
+            forecast.refuse_impossible(seeded, [len(part) for part in parts])
         except InvalidInput as error:
             raise InvalidStudy(f"{section.key}: cell {cell.id}, seed {seed}: {error}") from None

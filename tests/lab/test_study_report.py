@@ -225,6 +225,8 @@ def test_a_report_of_nothing_says_so(tmp_path: Path) -> None:
 def test_a_target_not_reached_is_said_and_not_averaged_away() -> None:
     found = Interval((3.0, 4.0), asked=3)
     assert (found.n, found.asked, found.mean) == (2, 3, 3.5)
-    measure = named("accuracy", Study(name="x", experiment={"task": "digits"}))
+    study = Study(name="x", experiment={"task": "digits"}, target=0.9)
+    measure = named("rounds_to_target", study)
     assert "reached in 2 of 3" in words.shown(measure, found)
     assert words.shown(measure, Interval((), asked=3)) == "not reached in any of 3 repeats"
+    assert words.shown(named("joules", study), Interval((), asked=3)) == "nothing measured"

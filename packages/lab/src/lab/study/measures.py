@@ -141,17 +141,15 @@ def _whole() -> Mapping[str, Measure]:
         Measure("joules", "energy of the processors", "J", -1, lambda r: r.joules, digits=0),
         Measure(
             "aggregator_memory",
-            "aggregator's memory, peak",
+            "aggregator's own memory, peak",
             "MB",
             -1,
             lambda r: None if r.aggregator_peak_bytes is None else float(r.aggregator_peak_bytes),
             1 / MB,
             0,
         ),
-        Measure(
-            "personal_before", "accuracy on own examples, global weights", "%", 1, _personal("before"), 100
-        ),
-        Measure("personal_after", "accuracy on own examples, own weights", "%", 1, _personal("after"), 100),
+        Measure("personal_before", "own examples, global weights", "%", 1, _personal("before"), 100),
+        Measure("personal_after", "own examples, own weights", "%", 1, _personal("after"), 100),
         Measure("personal_gain", "gain by local training", "points", 1, _gain, 100),
         Measure(
             "cut",

@@ -171,7 +171,7 @@ def _part(found: Summary, command: str) -> Part:
 def _cells(found: Summary) -> Table:
     factors = found.factors
     anything_failed = any(row.failed for row in (*found.rows, *found.baselines))
-    shares = [m for m in found.outcomes if m.better > 0][:1] if found.baselines else []
+    shares = [found.learned] if found.learned is not None else []
     head = [factor.label or factor.name for factor in factors] or ["cell"]
     head += [_heading(measure) for measure in found.columns]
     head += ["% of centralized"] * len(shares) + ["failed"] * anything_failed
@@ -203,7 +203,8 @@ def _told(measure: Measure, value: Interval, row: Row) -> str:
     if row.record is None:
         return "not run"
     if value.mean is None:
-        return "–" if not value.asked else f"not in {value.asked}"
+        reaching = value.asked and measure.name.endswith("_to_target")
+        return f"not in {value.asked}" if reaching else "–"
     half = "" if value.half is None else f" ± {measure.shown(value.half, unit=False)}"
     count = f"{value.n}" if value.n == value.asked else f"{value.n} of {value.asked}"
     return f"{measure.shown(value.mean, unit=False)}{half} ({count})"

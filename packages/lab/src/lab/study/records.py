@@ -75,7 +75,7 @@ class Repeat(Value):
     weights_hash: Digest | None = None
     ledger_head: Digest | None = None
     workers: int = 0
-    aggregator_peak_bytes: int | None = None  # resident; nothing where the aggregator is elsewhere
+    aggregator_peak_bytes: int | None = None  # anonymous, resident; nothing where it is elsewhere
     joules: float | None = None  # of the whole machine's processors; nothing without RAPL
     grafana: str | None = None  # the window of this repeat
 

@@ -208,7 +208,9 @@ class _Watch:
         self.workers = max(self.workers, sum(worker.state == "present" for worker in progress.workers))
         if self.aggregator is not None:
             with suppress(psutil.Error):
-                self.peak = max(self.peak, psutil.Process(self.aggregator).memory_info().rss)
+                memory = psutil.Process(self.aggregator).memory_info()
+                own = memory.rss - getattr(memory, "shared", 0)  # files in the page cache are nobody's
+                self.peak = max(self.peak, own)
         if progress.run is not None and progress.run.state == "paused":
             why = (progress.run.reason or "it paused").partition(" (`lab resume")[0]
             raise StorageFull(

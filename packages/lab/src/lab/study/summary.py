@@ -125,6 +125,14 @@ class Summary:
         measured = any(repeat.joules is not None for row in self.rows for repeat in row.finished)
         return tuple(column for column in columns if measured or not column.name.startswith("joules"))
 
+    @property
+    def learned(self) -> Measure | None:
+        """The outcome that federated and centralized training are compared by."""
+        for measure in self.outcomes:
+            if measure.better > 0 and any(row.of(measure).n for row in self.baselines):
+                return measure
+        return None
+
     def baseline_of(self, row: Row) -> Row | None:
         return next((found for found in self.baselines if row.cell.id in found.cell.beside), None)
 

@@ -16,7 +16,8 @@ from lab.study.summary import Comparison, Effect, Summary
 def shown(measure: Measure, value: Interval) -> str:
     """93.87 % (95 % interval 92.10 to 95.64, n = 3)."""
     if value.mean is None:
-        return "nothing measured" if not value.asked else f"not reached in any of {value.asked} repeats"
+        reaching = value.asked and measure.name.endswith("_to_target")
+        return f"not reached in any of {value.asked} repeats" if reaching else "nothing measured"
     told = measure.shown(value.mean)
     if value.low is None or value.high is None:
         return f"{told} (n = {value.n}, no interval)"
@@ -101,7 +102,7 @@ def _points(measure: Measure, value: float) -> str:
 def _of_baseline(summary: Summary) -> str:
     if not summary.baselines:
         return ""
-    measure = next((m for m in summary.outcomes if m.better > 0), None)
+    measure = summary.learned
     if measure is None:
         return ""
     said = []

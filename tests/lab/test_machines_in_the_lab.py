@@ -189,3 +189,50 @@ def test_the_terminal_and_the_report_call_virtual_seconds_virtual() -> None:
     assert "6 updates came too late to count, 3 got lost" in page
     page = html(real)
     assert "Unequal machines: real clock" in page and "virtual" not in page.split("Do it again")[0]
+
+
+def test_clients_that_are_never_on_together_are_foreseen() -> None:
+    flaky = experiment({"flaky": {"availability": 0.01}})
+    with pytest.raises(InvalidExperiment, match="round 1 needs 8 clients that are on"):
+        forecast.of_loads(flaky, LOADS)
+
+
+def test_what_speeds_alone_make_impossible_is_found_without_the_model() -> None:
+    cut = experiment({"slow": SLOW}, deadline=3.0, quorum=0.6)
+    with pytest.raises(InvalidExperiment, match="the fastest 5 clients take 11 s"):
+        forecast.refuse_impossible(cut, [1000] * 8)
+    forecast.refuse_impossible(cut, [100] * 8)
+    forecast.refuse_impossible(parse({"name": "x", "task": "digits"}), [1] * 10)
+
+
+def test_a_study_with_a_profile_that_makes_a_round_impossible_is_refused_before_it_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "vain.toml"
+    file.write_text("""
+name = "vain"
+title = "Vain"
+question = "Can it be?"
+outcomes = ["accuracy"]
+repeats = 1
+[experiment]
+task = "digits"
+[experiment.clients]
+count = 4
+[experiment.rounds]
+count = 2
+[experiment.machines]
+clock = "virtual"
+samples_per_second = 1000
+[experiment.machines.profiles.slow]
+compute = 0.5
+[[factors]]
+name = "deadline"
+field = "rounds.deadline"
+levels = [0.5, 5.0]
+""")
+    assert run_app(["study", "check", str(file)]) != 0
+    said = capsys.readouterr().err
+    assert "deadline-0p5" in said and "rounds.deadline: found 0.5" in said
+    assert "the fastest 4 clients take 0.72 s" in said
+    assert "Traceback" not in said

@@ -17,7 +17,7 @@ from typing import Any
 
 from roundtable.errors import InvalidExperiment
 from roundtable.experiment import Experiment
-from roundtable.fleet import Conditions, Fleet, Load, play
+from roundtable.fleet import LOOKS, Conditions, Fleet, Load, play
 from roundtable.types import ClientId, Seconds
 from roundtable.weights import ArraySpec, Manifest
 
@@ -55,9 +55,20 @@ def forecast(experiment: Experiment, spread: Spread, folders: Folders) -> Foreca
     machines = experiment.machines
     if machines.clock == "real" and not machines.profiles:
         return None
-    manifest = _manifest(experiment, folders)
-    loads = [Load.of(experiment, manifest, size) for size in trained_on(experiment, spread)]
-    return of_loads(experiment, loads)
+    manifest, sizes = _manifest(experiment, folders), [sum(row) for row in spread.counts]
+    return of_loads(
+        experiment, [Load.of(experiment, manifest, _trained_on(experiment, size)) for size in sizes]
+    )
+
+
+def refuse_impossible(experiment: Experiment, sizes: Sequence[int]) -> None:
+    """By speeds, latencies and losses alone, without the model and its bytes: quick, and not too strict.
+
+    `sizes`: examples of each client. Raises InvalidExperiment.
+    """
+    if experiment.machines.profiles or experiment.machines.clock == "virtual":
+        epochs = experiment.training.epochs
+        of_loads(experiment, [Load(epochs * _trained_on(experiment, size), 0, 0) for size in sizes])
 
 
 def of_loads(experiment: Experiment, loads: Sequence[Load]) -> Forecast:
@@ -75,10 +86,9 @@ def of_loads(experiment: Experiment, loads: Sequence[Load]) -> Forecast:
     return Forecast(costs, rounds, total, late, dropped)
 
 
-def trained_on(experiment: Experiment, spread: Spread) -> list[int]:
-    """Examples of each client, less those it holds out."""
-    sizes = [sum(row) for row in spread.counts]
-    return [size - math.floor(size * experiment.clients.holdout) for size in sizes]
+def _trained_on(experiment: Experiment, size: int) -> int:
+    """Of a client's examples, those that it does not hold out."""
+    return size - math.floor(size * experiment.clients.holdout)
 
 
 def _played(
@@ -88,6 +98,11 @@ def _played(
     rounds, passed, best = experiment.rounds, 0.0, 0
     for trial in range(1, rounds.retries + 2):
         on = fleet.on(number, trial, range(experiment.clients.count), experiment.quorum)
+        if not on:
+            raise InvalidExperiment(
+                f"machines.profiles: round {number} needs {experiment.quorum} clients that are on, and"
+                f" {LOOKS} looks never find so many; allowed: a higher availability, or a lower rounds.quorum"
+            )
         cohort = experiment.strategy.sampler.sample(experiment.seed, number, trial, on, experiment.asked, {})
         lost = [client for client in cohort if fleet.drops(number, trial, client)]
         arrivals: Arrivals = {

@@ -23,7 +23,7 @@ import os, sys, threading, types
 from tests.worker.scripted import NumpyTrainer
 
 class Trainer(NumpyTrainer):
-    def __init__(self, plan, tasks_dir, datasets_dir, pinned_dir, node):
+    def __init__(self, plan, *_folders_node_and_shelf):
         super().__init__(plan)
     def train(self, client, round_number, weights, broadcast, state, stop):
         threading.Event().wait(client / 10)  # as deaf to `stop` as one long epoch

@@ -41,7 +41,7 @@ async def finished(lab, body, workers):
 
 
 def cut(make_experiment, quorum=0.5, **profile):
-    rounds = {"count": 4, "deadline": 3.0, "quorum": quorum, "retries": 20}
+    rounds = {"count": 3, "deadline": 3.0, "quorum": quorum, "retries": 20}
     return make_experiment(rounds=rounds, machines=machines(**profile))
 
 
@@ -65,12 +65,14 @@ async def test_one_worker_three_and_a_lab_killed_after_each_update_come_to_the_s
     body = cut(make_experiment, quorum=0.75, compute=0.3, drop=0.4, availability=0.8)
     async with open_lab() as lab:
         alone = told(await finished(lab, body, [await lab.joined()]))
-        together = told(await finished(lab, body, [await lab.joined(number) for number in (1, 2, 3)]))
-        assert alone == together
+        team = [await lab.joined(number) for number in (1, 2, 3)]
+        assert told(await finished(lab, body, team)) == alone
+        for worker in team[1:]:
+            await lab.http.post("/v1/leave", headers=worker.headers)
         run = (await lab.create(body, again=True))["id"]
     kills, state = 0, "queued"
     while state not in ("finished", "failed"):
-        async with open_lab() as lab:
+        async with open_lab(poll_seconds=0.05) as lab:
             before = await lab.detail(run)
 
             def further(detail, before=before):
@@ -81,7 +83,7 @@ async def test_one_worker_three_and_a_lab_killed_after_each_update_come_to_the_s
                 after = await lab.until(run, further)
             state, kills = after["state"], kills + 1
     assert told(after) == alone
-    assert kills > 10
+    assert kills > 6
     assert sum(record["dropped"] for record in after["history"]) > 0
     assert len({record["attempt"] for record in after["history"]}) > 1, "no round had to be tried again"
 
@@ -129,10 +131,10 @@ async def test_a_run_that_kept_its_updates_is_recomputed_though_some_came_too_la
     body = cut(make_experiment) | {"keep": {"updates": "all"}}
     async with open_lab() as lab:
         detail = await finished(lab, body, [await lab.joined()])
-    assert sum(record["late"] for record in detail["history"]) == 8
+    assert sum(record["late"] for record in detail["history"]) == 6
     report = verify(tmp_path / "state", detail["id"])
     assert report.problems == []
-    assert report.folded == [1, 2, 3, 4]
+    assert report.folded == [1, 2, 3]
 
 
 async def test_a_replay_has_the_same_weights_and_no_virtual_seconds(open_lab, make_experiment):

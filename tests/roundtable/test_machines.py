@@ -81,6 +81,7 @@ def test_profiles_are_part_of_what_identifies_an_experiment_and_their_order_is_n
     assert [names[0].name(client) for client in range(10)] == [names[1].name(client) for client in range(10)]
 
 
+@settings(max_examples=30)
 @given(
     st.lists(st.floats(0.01, 1), min_size=1, max_size=5).filter(lambda shares: sum(shares) <= 1),
     st.integers(1, 300),

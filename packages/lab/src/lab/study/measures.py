@@ -62,7 +62,8 @@ class Measure:
         if value is None:
             return "–"
         digits = self.digits if abs(value) < 1000 else 0
-        return f"{value:,.{digits}f}{' ' + self.unit if unit and self.unit else ''}"
+        told = f"{value:,.{digits}f}".replace("-", "−")
+        return f"{told} {self.unit}" if unit and self.unit else told
 
 
 def metric_of(record: RoundFigures, metric: str) -> float | None:

@@ -239,7 +239,7 @@ def _effects(table: Mapping[str, list[Any]]) -> Table | None:
         for effect in effects:
             measure, difference = effect.measure, effect.difference
             half = "" if difference.half is None else f" ± {measure.shown(difference.half, unit=False)}"
-            g = "–" if difference.g is None else f"{difference.g:+.1f}"
+            g = "–" if difference.g is None else f"{difference.g:+.1f}".replace("-", "−")
             rows.append(
                 (
                     measure.label,

@@ -32,6 +32,7 @@ class ServerSGD(Part):
     ) -> tuple[Slots, Float64]:
         """One flat block: v ← βv + Δ; w ← w + ηv."""
         if not self.momentum:
-            return {}, weights + self.learning_rate * update
+            step = update if self.learning_rate == 1 else self.learning_rate * update
+            return {}, weights + step
         velocity = self.momentum * slots["velocity"] + update
         return {"velocity": velocity}, weights + self.learning_rate * velocity

@@ -239,7 +239,7 @@ def _effects(table: Mapping[str, list[Any]]) -> Table | None:
         for effect in effects:
             measure, difference = effect.measure, effect.difference
             half = "" if difference.half is None else f" ± {measure.shown(difference.half, unit=False)}"
-            g = "–" if difference.g is None else f"{difference.g:+.1f}".replace("-", "−")
+            g = _g(difference.g)
             rows.append(
                 (
                     measure.label,
@@ -254,6 +254,13 @@ def _effects(table: Mapping[str, list[Any]]) -> Table | None:
         return None
     head = ("outcome", "factor", "largest change", "effect (95 % interval)", "Hedges' g", "intervals say")
     return Table(head, tuple(rows), 3)
+
+
+def _g(value: float | None) -> str:
+    """Where single runs hardly differ any difference is huge in their standard deviations."""
+    if value is None:
+        return "–"
+    return f"{value:+.1f}".replace("-", "−") if abs(value) < 100 else "> 100" if value > 0 else "< −100"
 
 
 def _points(measure: Measure) -> str:

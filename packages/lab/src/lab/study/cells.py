@@ -74,7 +74,8 @@ def _cell(section: Section, levels: dict[str, tuple[Factor, object]]) -> Cell:
         assert isinstance(level, str | int | float | bool | Level)
         names[name] = level_name(level)
         if isinstance(level, Level):
-            changes, typical = level.set, level.typical_rounds or typical
+            changes = level.set
+            typical = max(filter(None, (typical, level.typical_rounds)), default=None)
         else:
             changes = {str(factor.field): level}
         body = merged(body, changes)

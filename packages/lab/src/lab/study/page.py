@@ -10,15 +10,12 @@ Made of the cells' records alone, again at any time.
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -26,22 +23,12 @@ from roundtable.errors import InvalidSetting, NotPossible, StorageFull, Unknown
 
 from lab.live import clock
 from lab.machine import Environment as Machine
-from lab.study import plots, words
+from lab.study import grids, plots, words
 from lab.study.files import Section, Study
-from lab.study.intervals import Interval
-from lab.study.measures import Measure, measures, target_of, target_words, virtual_seconds
+from lab.study.measures import target_of, target_words, virtual_seconds
 from lab.study.plots import Plot
-from lab.study.records import NO_ROOM, CellRecord, Repeat, Store
-from lab.study.summary import Row, Summary, ranked, summary
-
-
-@dataclass(frozen=True)
-class Table:
-    """`head` and `rows` as text; `notes` below it."""
-
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    left: int = 1  # columns of words, before those of figures
+from lab.study.records import NO_ROOM, CellRecord, Store
+from lab.study.summary import Summary, ranked, summary
 
 
 @dataclass(frozen=True)
@@ -52,7 +39,7 @@ class Part:
     study: Study
     words: list[str]
     plots: list[Plot]
-    tables: list[tuple[str, Table]]
+    tables: list[tuple[str, grids.Table]]
     clock: str
     commands: list[tuple[str, str]]
     windows: list[tuple[str, str]]  # Grafana
@@ -63,8 +50,8 @@ class Report:
     study: Study
     parts: list[Part]
     ranking: list[str]
-    effects: Table | None
-    published: Table | None
+    effects: grids.Table | None
+    published: grids.Table | None
     environment: list[tuple[str, str]]
     state: str  # how much of it has been run
     trouble: list[str]
@@ -89,8 +76,8 @@ def gather(study: Study, sections: Sequence[Section], out: Path, command: str) -
         study=study,
         parts=[_part(own, command) for own in found],
         ranking=words.of_all(table),
-        effects=_effects(table),
-        published=_published(found),
+        effects=grids.of_effects(table),
+        published=grids.of_published(found),
         environment=_environment([record for own in found for record in own.records]),
         state=_state(found, len(sections)),
         trouble=_trouble(sections, found),
@@ -112,8 +99,8 @@ def write(report: Report, folder: Path) -> Path:
 def write_tables(sections: Sequence[Section], out: Path, folder: Path) -> None:
     """cells.csv and repeats.csv."""
     found = [summary(section, Store(out / section.key).all()) for section in sections]
-    _put(folder / "cells.csv", _cells_csv(found).encode())
-    _put(folder / "repeats.csv", _repeats_csv(found).encode())
+    _put(folder / "cells.csv", grids.cells_csv(found).encode())
+    _put(folder / "repeats.csv", grids.repeats_csv(found).encode())
 
 
 def _check_together(section: Section, records: Mapping[str, CellRecord]) -> None:
@@ -145,7 +132,7 @@ def _check_together(section: Section, records: Mapping[str, CellRecord]) -> None
 
 def _part(found: Summary, command: str) -> Part:
     drawn = [plots.learning(found), *(plots.effect(found, factor) for factor in found.factors)]
-    tables = [("Every cell: mean ± half the 95 % interval (n)", _cells(found))]
+    tables = [("Every cell: mean ± half the 95 % interval (n)", grids.of_cells(found))]
     rows = [*found.rows, *found.baselines]
     first = {row.cell.id: found.study.seed(0) for row in rows}
     return Part(
@@ -168,55 +155,6 @@ def _part(found: Summary, command: str) -> Part:
     )
 
 
-def _cells(found: Summary) -> Table:
-    factors = found.factors
-    anything_failed = any(row.failed for row in (*found.rows, *found.baselines))
-    shares = [found.learned] if found.learned is not None else []
-    head = [factor.label or factor.name for factor in factors] or ["cell"]
-    head += [_heading(measure) for measure in found.columns]
-    head += ["% of centralized"] * len(shares) + ["failed"] * anything_failed
-    rows = []
-    for row in (*found.rows, *found.baselines):
-        name = (
-            [row.cell.levels[factor.name] for factor in factors] if row.cell.levels else [_beside(found, row)]
-        )
-        name += [""] * (max(len(factors), 1) - len(name))
-        body = [_told(measure, row.of(measure), row) for measure in found.columns]
-        body += [_share(found, row, measure) for measure in shares]
-        rows.append((*name, *body, *([str(len(row.failed) or "")] * anything_failed)))
-    return Table(tuple(head), tuple(rows), max(len(factors), 1))
-
-
-def _beside(found: Summary, row: Row) -> str:
-    if row.cell.kind != "centralized" or len(found.baselines) == 1:
-        return row.name
-    names = [own.name for own in found.rows if own.cell.id in row.cell.beside]
-    return f"in one place, for {names[0]}" + (" …" if len(names) > 1 else "")
-
-
-def _heading(measure: Measure) -> str:
-    return f"{measure.label}, {measure.unit}" if measure.unit else measure.label
-
-
-def _told(measure: Measure, value: Interval, row: Row) -> str:
-    """93.87 ± 1.77 (3)."""
-    if row.record is None:
-        return "not run"
-    if value.mean is None:
-        reaching = value.asked and measure.name.endswith("_to_target")
-        return f"not in {value.asked}" if reaching else "–"
-    half = "" if value.half is None else f" ± {measure.shown(value.half, unit=False)}"
-    count = f"{value.n}" if value.n == value.asked else f"{value.n} of {value.asked}"
-    return f"{measure.shown(value.mean, unit=False)}{half} ({count})"
-
-
-def _share(found: Summary, row: Row, measure: Measure) -> str:
-    share = found.share_of_centralized(row, measure)
-    if share is None or share.mean is None:
-        return "100" if row.cell.kind == "centralized" else "–"
-    return f"{share.mean:.1f}" + ("" if share.half is None else f" ± {share.half:.1f}")
-
-
 def _clock(found: Summary) -> str:
     """Which of the two clocks the times are of."""
     virtual = [
@@ -231,77 +169,6 @@ def _clock(found: Summary) -> str:
 
 
 # --- all of it ----------------------------------------------------------------------------------------------
-
-
-def _effects(table: Mapping[str, list[Any]]) -> Table | None:
-    rows = []
-    for effects in table.values():
-        for effect in effects:
-            measure, difference = effect.measure, effect.difference
-            half = "" if difference.half is None else f" ± {measure.shown(difference.half, unit=False)}"
-            g = _g(difference.g)
-            rows.append(
-                (
-                    measure.label,
-                    f"{effect.study}: {effect.factor.label or effect.factor.name}",
-                    f"{effect.reference} → {effect.level}",
-                    f"{measure.shown(difference.mean, unit=False)}{half} {_points(measure)}".rstrip(),
-                    g,
-                    difference.verdict,
-                )
-            )
-    if not rows:
-        return None
-    head = ("outcome", "factor", "largest change", "effect (95 % interval)", "Hedges' g", "intervals say")
-    return Table(head, tuple(rows), 3)
-
-
-def _g(value: float | None) -> str:
-    """Where single runs hardly differ any difference is huge in their standard deviations."""
-    if value is None:
-        return "–"
-    return f"{value:+.1f}".replace("-", "−") if abs(value) < 100 else "> 100" if value > 0 else "< −100"
-
-
-def _points(measure: Measure) -> str:
-    return "points" if measure.unit == "%" else measure.unit
-
-
-def _published(found: Sequence[Summary]) -> Table | None:
-    rows = []
-    for own in found:
-        for compared in own.comparisons():
-            figure, measure = compared.figure, compared.measure
-            assert figure.value is not None
-            scale = measure.scale if measure.unit == "%" else 1.0
-            told = measure.shown(figure.value * scale, unit=False)
-            if figure.high is not None:
-                told += f" to {measure.shown(figure.high * scale, unit=False)}"
-            what = f"{_heading(measure)}, {compared.row.name}"
-            note = f"{figure.source}{'; ' + figure.note if figure.note else ''}"
-            rows.append((own.section.key, what, told, _told(measure, compared.ours, compared.row), note))
-        for figure in own.study.published:
-            if figure.curve is not None:
-                ours = _curve(own)
-                told = " ".join(f"{100 * value:.1f}" for value in figure.curve)
-                rows.append((own.section.key, "test accuracy by round, %", told, ours, figure.source))
-    if not rows:
-        return None
-    return Table(("study", "figure", "published", "ours", "source"), tuple(rows), 2)
-
-
-def _curve(found: Summary) -> str:
-    """Mean accuracy after each round of the first cell."""
-    repeats = found.rows[0].finished
-    if not repeats:
-        return "not run"
-    length = min(len(repeat.rounds) for repeat in repeats)
-    means = []
-    for index in range(length):
-        values = [repeat.rounds[index].accuracy for repeat in repeats]
-        known = [value for value in values if value is not None]
-        means.append(f"{100 * sum(known) / len(known):.1f}" if known else "–")
-    return " ".join(means) + f" (mean of {len(repeats)})"
 
 
 def _environment(records: Sequence[CellRecord]) -> list[tuple[str, str]]:
@@ -388,57 +255,6 @@ def _rendered(template: str, report: Report, *, escape: bool) -> str:
 def _goal(study: Study) -> str:
     target = target_of(study)
     return "" if target is None else target_words(target)
-
-
-def _cells_csv(found: Sequence[Summary]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        [
-            "study",
-            "cell",
-            "kind",
-            "levels",
-            "measure",
-            "unit",
-            "mean",
-            "low",
-            "high",
-            "n",
-            "finished",
-            "failed",
-        ]
-    )
-    for own in found:
-        for row in (*own.rows, *own.baselines):
-            levels = "; ".join(f"{name}={level}" for name, level in row.cell.levels.items())
-            for measure in measures(own.study).values():
-                value = row.of(measure)
-                cells = [own.section.key, row.cell.id, row.cell.kind, levels, measure.name, measure.unit]
-                figures = [value.mean, value.low, value.high]
-                cells += ["" if figure is None else f"{figure:.6g}" for figure in figures]
-                writer.writerow([*cells, value.n, len(row.finished), len(row.failed)])
-    return text.getvalue()
-
-
-def _repeats_csv(found: Sequence[Summary]) -> str:
-    names = list(dict.fromkeys(name for own in found for name in measures(own.study)))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["study", "cell", "seed", "state", "reason", "run", *names, "weights_hash"])
-    for own in found:
-        known = measures(own.study)
-        for record in own.records:
-            for repeat in record.repeats:
-                values = [_raw(known.get(name), repeat) for name in names]
-                told = [repeat.seed, repeat.state, repeat.reason or "", repeat.run or ""]
-                writer.writerow([own.section.key, record.cell, *told, *values, repeat.weights_hash or ""])
-    return text.getvalue()
-
-
-def _raw(measure: Measure | None, repeat: Repeat) -> str:
-    value = measure.of(repeat) if measure else None
-    return "" if value is None else f"{value:.6g}"
 
 
 def _put(path: Path, body: bytes) -> None:

@@ -1,0 +1,197 @@
+"""A study's figures as tables: for the report, and as CSV.
+
+Text only: what a cell of a table says is decided here, how it looks in the templates.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lab.study.intervals import Interval
+from lab.study.measures import Measure, measures
+from lab.study.records import Repeat
+from lab.study.summary import Row, Summary
+
+
+@dataclass(frozen=True)
+class Table:
+    """`head` and `rows` as text; `notes` below it."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    left: int = 1  # columns of words, before those of figures
+
+
+def of_cells(found: Summary) -> Table:
+    factors = found.factors
+    anything_failed = any(row.failed for row in (*found.rows, *found.baselines))
+    shares = [found.learned] if found.learned is not None else []
+    head = [factor.label or factor.name for factor in factors] or ["cell"]
+    head += [_heading(measure) for measure in found.columns]
+    head += ["% of centralized"] * len(shares) + ["failed"] * anything_failed
+    rows = []
+    for row in (*found.rows, *found.baselines):
+        name = (
+            [row.cell.levels[factor.name] for factor in factors] if row.cell.levels else [_beside(found, row)]
+        )
+        name += [""] * (max(len(factors), 1) - len(name))
+        body = [_told(measure, row.of(measure), row) for measure in found.columns]
+        body += [_share(found, row, measure) for measure in shares]
+        rows.append((*name, *body, *([str(len(row.failed) or "")] * anything_failed)))
+    return Table(tuple(head), tuple(rows), max(len(factors), 1))
+
+
+def _beside(found: Summary, row: Row) -> str:
+    if row.cell.kind != "centralized" or len(found.baselines) == 1:
+        return row.name
+    names = [own.name for own in found.rows if own.cell.id in row.cell.beside]
+    return f"in one place, for {names[0]}" + (" …" if len(names) > 1 else "")
+
+
+def _heading(measure: Measure) -> str:
+    return f"{measure.label}, {measure.unit}" if measure.unit else measure.label
+
+
+def _told(measure: Measure, value: Interval, row: Row) -> str:
+    """93.87 ± 1.77 (3)."""
+    if row.record is None:
+        return "not run"
+    if value.mean is None:
+        reaching = value.asked and measure.name.endswith("_to_target")
+        return f"not in {value.asked}" if reaching else "–"
+    half = "" if value.half is None else f" ± {measure.shown(value.half, unit=False)}"
+    count = f"{value.n}" if value.n == value.asked else f"{value.n} of {value.asked}"
+    return f"{measure.shown(value.mean, unit=False)}{half} ({count})"
+
+
+def _share(found: Summary, row: Row, measure: Measure) -> str:
+    share = found.share_of_centralized(row, measure)
+    if share is None or share.mean is None:
+        return "100" if row.cell.kind == "centralized" else "–"
+    return f"{share.mean:.1f}" + ("" if share.half is None else f" ± {share.half:.1f}")
+
+
+def of_effects(table: Mapping[str, list[Any]]) -> Table | None:
+    rows = []
+    for effects in table.values():
+        for effect in effects:
+            measure, difference = effect.measure, effect.difference
+            half = "" if difference.half is None else f" ± {measure.shown(difference.half, unit=False)}"
+            g = _g(difference.g)
+            rows.append(
+                (
+                    measure.label,
+                    f"{effect.study}: {effect.factor.label or effect.factor.name}",
+                    f"{effect.reference} → {effect.level}",
+                    f"{measure.shown(difference.mean, unit=False)}{half} {_points(measure)}".rstrip(),
+                    g,
+                    difference.verdict,
+                )
+            )
+    if not rows:
+        return None
+    head = ("outcome", "factor", "largest change", "effect (95 % interval)", "Hedges' g", "intervals say")
+    return Table(head, tuple(rows), 3)
+
+
+def _g(value: float | None) -> str:
+    """Where single runs hardly differ any difference is huge in their standard deviations."""
+    if value is None:
+        return "–"
+    return f"{value:+.1f}".replace("-", "−") if abs(value) < 100 else "> 100" if value > 0 else "< −100"
+
+
+def _points(measure: Measure) -> str:
+    return "points" if measure.unit == "%" else measure.unit
+
+
+def of_published(found: Sequence[Summary]) -> Table | None:
+    rows = []
+    for own in found:
+        for compared in own.comparisons():
+            figure, measure = compared.figure, compared.measure
+            assert figure.value is not None
+            scale = measure.scale if measure.unit == "%" else 1.0
+            told = measure.shown(figure.value * scale, unit=False)
+            if figure.high is not None:
+                told += f" to {measure.shown(figure.high * scale, unit=False)}"
+            what = f"{_heading(measure)}, {compared.row.name}"
+            note = f"{figure.source}{'; ' + figure.note if figure.note else ''}"
+            rows.append((own.section.key, what, told, _told(measure, compared.ours, compared.row), note))
+        for figure in own.study.published:
+            if figure.curve is not None:
+                ours = _curve(own)
+                told = " ".join(f"{100 * value:.1f}" for value in figure.curve)
+                rows.append((own.section.key, "test accuracy by round, %", told, ours, figure.source))
+    if not rows:
+        return None
+    return Table(("study", "figure", "published", "ours", "source"), tuple(rows), 2)
+
+
+def _curve(found: Summary) -> str:
+    """Mean accuracy after each round of the first cell."""
+    repeats = found.rows[0].finished
+    if not repeats:
+        return "not run"
+    length = min(len(repeat.rounds) for repeat in repeats)
+    means = []
+    for index in range(length):
+        values = [repeat.rounds[index].accuracy for repeat in repeats]
+        known = [value for value in values if value is not None]
+        means.append(f"{100 * sum(known) / len(known):.1f}" if known else "–")
+    return " ".join(means) + f" (mean of {len(repeats)})"
+
+
+def cells_csv(found: Sequence[Summary]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        [
+            "study",
+            "cell",
+            "kind",
+            "levels",
+            "measure",
+            "unit",
+            "mean",
+            "low",
+            "high",
+            "n",
+            "finished",
+            "failed",
+        ]
+    )
+    for own in found:
+        for row in (*own.rows, *own.baselines):
+            levels = "; ".join(f"{name}={level}" for name, level in row.cell.levels.items())
+            for measure in measures(own.study).values():
+                value = row.of(measure)
+                cells = [own.section.key, row.cell.id, row.cell.kind, levels, measure.name, measure.unit]
+                figures = [value.mean, value.low, value.high]
+                cells += ["" if figure is None else f"{figure:.6g}" for figure in figures]
+                writer.writerow([*cells, value.n, len(row.finished), len(row.failed)])
+    return text.getvalue()
+
+
+def repeats_csv(found: Sequence[Summary]) -> str:
+    names = list(dict.fromkeys(name for own in found for name in measures(own.study)))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["study", "cell", "seed", "state", "reason", "run", *names, "weights_hash"])
+    for own in found:
+        known = measures(own.study)
+        for record in own.records:
+            for repeat in record.repeats:
+                values = [_raw(known.get(name), repeat) for name in names]
+                told = [repeat.seed, repeat.state, repeat.reason or "", repeat.run or ""]
+                writer.writerow([own.section.key, record.cell, *told, *values, repeat.weights_hash or ""])
+    return text.getvalue()
+
+
+def _raw(measure: Measure | None, repeat: Repeat) -> str:
+    value = measure.of(repeat) if measure else None
+    return "" if value is None else f"{value:.6g}"

@@ -186,7 +186,11 @@ def _tell(place: Place, outcome: Outcome) -> None:
         out.print(
             Text.assemble(
                 (f"{words} after {final.rounds} rounds in {seconds(final.seconds)}", "bold"),
-                ("" if final.virtual_seconds is None else f", {seconds(final.virtual_seconds)} by the virtual clock"),
+                (
+                    ""
+                    if final.virtual_seconds is None
+                    else f", {seconds(final.virtual_seconds)} by the virtual clock"
+                ),
                 (_about(result), "dim"),
             )
         )

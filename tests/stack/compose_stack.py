@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -106,7 +107,11 @@ class Stack:
 
     def last_words(self, service: str) -> list[str]:
         """What this service's containers wrote, without time and name."""
-        return self.compose("logs", "--no-log-prefix", service).splitlines()
+        # Compose tells a terminal to clear lines, though there is none.
+        told = self.compose("logs", "--no-color", "--no-log-prefix", service)
+        return re.sub(
+            r"\x1b\[[0-9;]*[A-Za-z]", "", told
+        ).splitlines()
 
     # --- the aggregator
 

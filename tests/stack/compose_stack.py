@@ -109,9 +109,7 @@ class Stack:
         """What this service's containers wrote, without time and name."""
         # Compose tells a terminal to clear lines, though there is none.
         told = self.compose("logs", "--no-color", "--no-log-prefix", service)
-        return re.sub(
-            r"\x1b\[[0-9;]*[A-Za-z]", "", told
-        ).splitlines()
+        return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", told).splitlines()
 
     # --- the aggregator
 

@@ -23,6 +23,7 @@ def logged(child: Child, event: str) -> list[dict[str, str]]:
     return [line for line in lines if line["event"] == event]
 
 
+@pytest.mark.slow
 def test_every_worker_lost_in_mid_round_and_a_new_one_finishes_the_run(lab: Lab) -> None:
     lab.have_workers("w1", "w2")
     undisturbed = lab.run(training("all-lost"))

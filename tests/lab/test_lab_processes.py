@@ -200,6 +200,7 @@ def test_the_exported_keras_model_has_the_run_s_accuracy(finished: Finished, tmp
     assert float(told.stdout.split()[-1]) == pytest.approx(accuracy, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_replay_ends_with_the_same_weights(finished: Finished) -> None:
     done = lab("replay", finished.run, "--workers", "1", "--runs-dir", finished.runs, "--no-live")
     assert done.returncode == 0, done.stdout + done.stderr

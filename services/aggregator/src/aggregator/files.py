@@ -22,7 +22,7 @@ import re
 import shutil
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Literal
 
@@ -231,7 +231,8 @@ class RunFiles:
             elif key < wanted.open or (starting and key > wanted.open):
                 for update in _entries(path):
                     self._rooms.give_back(update)
-                shutil.rmtree(path, ignore_errors=True)
+                with suppress(OSError):  # else there is something new in it, for the next time
+                    path.rmdir()
             elif starting and key == wanted.open:
                 accepted = {self.spooled(*key, client, digest) for client, digest in wanted.accepted}
                 for orphan in set(_entries(path)) - accepted:

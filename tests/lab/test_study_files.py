@@ -45,7 +45,7 @@ def test_quick_cuts_down_and_keeps_what_it_does_not_name() -> None:
         {"nodes": "50"},
     ]
     assert nodes.study.experiment["training"]["momentum"] == 0.9
-    assert nodes.study.experiment["rounds"]["count"] == 8
+    assert nodes.study.experiment["rounds"]["count"] == 6
 
 
 def test_a_grid_has_every_combination_and_one_at_a_time_only_one_change(tmp_path: Path) -> None:

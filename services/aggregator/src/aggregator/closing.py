@@ -24,7 +24,7 @@ from aggregator.threads import OneThread, StoreThread
 from aggregator.turns import Turns
 
 FEW: Final = 64  # participants, whose rows are read and written at once
-SMALL: Final = 8 << 20  # bytes; updates of so many in all are folded at once, in a few milliseconds
+SMALL: Final = 8 << 20  # bytes; a round of so many in all is closed at once, in a few milliseconds
 
 
 class Driver(Protocol):

@@ -41,8 +41,9 @@ class Closing:
 
     @property
     def nbytes(self) -> int:
-        """Of what is folded."""
-        return sum(update.nbytes for update in self.accepted.values())
+        """Of the weights and the updates that closing it goes through."""
+        updates = sum(update.nbytes for update in self.accepted.values())
+        return Manifest(self.initialized.arrays).nbytes + updates
 
 
 @dataclass(frozen=True)

@@ -119,14 +119,14 @@ class Link:
     def join(self, join: Join) -> Joined:
         """Introduce this worker; the session token in the reply is used from then on."""
         join = join.model_copy(update={"time": time.time()})
-        content = self._request("POST", "/v1/join", self._limits.of(), json=join, token=self._join_token())
-        self._session = self._parsed(Joined, content)
+        answer = self._request("POST", "/v1/join", self._limits.of(), json=join, token=self._join_token())
+        self._session = self._parsed(Joined, answer.content)
         return self._session
 
     def poll(self, poll: Poll) -> PollReply:
         patience = self._session.poll_seconds if self._session else 0.0
         limits = self._limits.of(read=patience + self._limits.poll_margin)
-        return self._parsed(PollReply, self._request("POST", "/v1/poll", limits, json=poll))
+        return self._parsed(PollReply, self._request("POST", "/v1/poll", limits, json=poll).content)
 
     def leave(self) -> None:
         """Hand back every order; the session is over."""
@@ -136,15 +136,16 @@ class Link:
     # --- what orders need
 
     def plan(self, run: RunId) -> Plan:
-        return self._parsed(Plan, self._request("GET", f"/v1/runs/{run}/plan", self._limits.of()))
+        answer = self._request("GET", f"/v1/runs/{run}/plan", self._limits.of())
+        return self._parsed(Plan, answer.content)
 
     def weights(self, digest: Digest, limit: int) -> Buffer:
         """A round's global message, at most `limit` bytes; unchecked."""
-        return self._request("GET", f"/v1/weights/{digest}", self._limits.of(), limit=limit)
+        return self._request("GET", f"/v1/weights/{digest}", self._limits.of(), limit=limit).content
 
     def state(self, digest: Digest, limit: int) -> Buffer:
         """A client's state, at most `limit` bytes; unchecked."""
-        return self._request("GET", f"/v1/states/{digest}", self._limits.of(), limit=limit)
+        return self._request("GET", f"/v1/states/{digest}", self._limits.of(), limit=limit).content
 
     # --- what orders give
 
@@ -156,7 +157,7 @@ class Link:
         limits = self._limits.of(read=self._limits.stored + wait)
         asked = [(b"roundtable-wait", b"%g" % wait), (b"roundtable-inline", b"%d" % inline)] if wait else []
         path = f"/v1/orders/{order}/update"
-        answer = self._asked("PUT", path, limits, body=update, asked=asked, limit=JSON_LIMIT + inline)
+        answer = self._request("PUT", path, limits, body=update, asked=asked, limit=JSON_LIMIT + inline)
         length = answer.headers.get(b"roundtable-json-bytes", b"")
         if not length.isdigit():
             return self._parsed(UpdateReply, answer.content), None
@@ -171,19 +172,6 @@ class Link:
     # --- the one way to the network
 
     def _request(
-        self,
-        method: str,
-        path: str,
-        timeout: dict[str, Seconds],
-        *,
-        json: Message | None = None,
-        body: Encoded | None = None,
-        token: str | None = None,
-        limit: int = JSON_LIMIT,
-    ) -> Buffer:
-        return self._asked(method, path, timeout, json=json, body=body, token=token, limit=limit).content
-
-    def _asked(
         self,
         method: str,
         path: str,

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lab.native import Folders
+from lab.native import Folders, _locked
+from lab.place import Place
 from lab.progress import Progress
 from lab.study import ready
 from lab.study.conduct import Conduct
@@ -28,7 +29,7 @@ from lab.study.pace import Load, total, trimmed
 from lab.study.power import read
 from lab.study.records import Repeat, Store
 from lab.study.show import Plain, Silent
-from lab.study.sitting import TooSlow, _Watch
+from lab.study.sitting import Sitting, TooSlow, _Watch
 from rich.console import Console
 from roundtable.errors import NotPossible, StorageFull
 from roundtable.experiment import Experiment
@@ -241,6 +242,20 @@ def test_a_run_that_takes_longer_than_its_time_limit_is_a_failure_with_that_reas
     with pytest.raises(TooSlow, match="longer than time_limit = 7 s, in round 1"):
         watch.update(_progress(experiment, "running"))
     watch.update(_progress(experiment, "finished"))
+
+
+# --- no lab to be had
+
+
+def test_a_folder_that_another_study_uses_ends_the_sitting_and_is_no_failure_of_its_runs(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    place = Place(Folders(tmp_path / "out/.lab", ROOT / "tasks", ROOT / "datasets"))
+    sitting = Sitting(place, 2, Silent())
+    with _locked(place.folders), sitting, pytest.raises(NotPossible) as caught:
+        sitting.carry_out(experiment, 10.0)
+    (line,) = str(caught.value).splitlines()
+    assert "another lab is using" in line and line.endswith("use another folder with --out")
 
 
 # --- time

@@ -15,6 +15,7 @@ from types import TracebackType
 import psutil
 from roundtable.errors import (
     InvalidInput,
+    InvalidSetting,
     NotPossible,
     Refused,
     RoundtableError,
@@ -43,7 +44,7 @@ class TooSlow(RunFailed): ...
 
 @dataclass
 class Sitting:
-    """Use it with `with`. `place.folders.runs` is the lab's own folder for native processes."""
+    """Use it with `with`. `place.folders.runs` is the lab's own folder for native processes, OUT/.lab."""
 
     place: Place
     workers: int
@@ -64,10 +65,15 @@ class Sitting:
         self._close()
 
     def carry_out(self, experiment: Experiment, limit: Seconds) -> Repeat:
-        """Run it anew to its end, whatever that is. Raises StorageFull, Unreachable (no lab can be had)."""
+        """Run it anew to its end, whatever that is.
+
+        Raises StorageFull; where no lab can be had NotPossible (another one has the folder), InvalidSetting,
+        Unreachable.
+        """
         began = time.time()
         watch = _Watch(self.show, began + limit, limit)
         energy = power.read()
+        api: Api | None = None
         run: RunId | None = None
         detail: RunDetail | None = None
         reason: str | None = None
@@ -85,8 +91,8 @@ class Sitting:
             reason = str(error)
             detail = self._stopped(run)
         except (InvalidInput, Refused) as error:
-            if run is None and not isinstance(error, NotPossible | InvalidInput):
-                raise  # a token, a version: no run will fare better
+            if api is None or (run is None and not isinstance(error, NotPossible | InvalidInput)):
+                raise  # a folder in use, a token, a version: no run will fare better
             reason = str(error)
         except (RunFailed, Unreachable) as error:
             reason = self._died(error)
@@ -104,7 +110,10 @@ class Sitting:
             self._api = self._stack.enter_context(self.place.remote())
             self._leave_alone(self._api)
             return self._api
-        self._lab = self._stack.enter_context(native(self.place.folders, port=self.place.port))
+        try:
+            self._lab = self._stack.enter_context(native(self.place.folders, port=self.place.port))
+        except (NotPossible, InvalidSetting) as error:
+            raise type(error)(str(error).replace("--runs-dir", "--out")) from None
         self._api = self._stack.enter_context(self._lab.api())
         for view in self._api.runs():  # of a sitting that was cut short
             if view.state not in ENDED:

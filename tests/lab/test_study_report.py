@@ -17,7 +17,7 @@ from lab.study.cells import Cell
 from lab.study.files import Section, Study, load
 from lab.study.intervals import Difference, Interval, interval
 from lab.study.measures import Target, named
-from lab.study.records import Store
+from lab.study.records import Store, Unfinished
 from lab.study.summary import ranked, summary
 from roundtable.errors import NotPossible, Unknown
 from scipy import stats
@@ -167,7 +167,7 @@ def test_words_claim_a_difference_where_there_is_one_and_none_where_intervals_ov
     assert "Against 2, 8 is 30.00 points lower" in told
     same = summary(part, records(part, lambda _cell, seed: 0.7 + seed / 100))
     told = " ".join(words.of_section(same))
-    assert "Between 2 and 8 no difference is shown" in told and "Against" not in told
+    assert "Against 2 no difference is shown for 8" in told and "lower" not in told
 
 
 def test_effects_are_ranked_by_size_and_each_factor_is_there_once_an_outcome(tmp_path: Path) -> None:
@@ -188,8 +188,79 @@ def test_a_gap_and_a_failure_are_told_and_never_silent(tmp_path: Path) -> None:
     store.write(bad)
     report = page.gather(part.study, [part], tmp_path / "out", "{cell}{seed}")
     told = " ".join(report.parts[0].words)
-    assert "8 has not been run." in told and "2, seed 2, failed: training diverged." in told
+    assert "Not run: 8." in told and "Failed: 2 seed 2: training diverged." in told
     assert report.state == "1 runs of 2 cells finished, 1 failed, 1 cells not run"
+    (gap,) = report.trouble
+    assert "1 of 2 cells have not been run (8), cells have 2 of 3 repeats, 1 runs failed" in gap
+
+
+def _two_factors(folder: Path, more: str = "") -> Section:
+    path = tiny(folder, more=more)
+    other = '\n[[factors]]\nname = "rate"\nfield = "training.learning_rate"\nlevels = [0.1, 0.2]\n'
+    path.write_text(path.read_text() + other)
+    return section(path)
+
+
+def test_a_grid_run_in_part_is_averaged_only_where_every_level_has_been_run(tmp_path: Path) -> None:
+    part = _two_factors(tmp_path)
+    heights = {"0.1": 0.9, "0.2": 0.5}
+    found = records(part, lambda cell, seed: heights[cell.levels["rate"]] + seed / 1000)
+    del found["clients-8_rate-0p1"]  # the easy one of one level
+    own = summary(part, found)
+    assert [own.level(own.factors[0], name, own.outcomes[0]).mean for name in ("2", "8")] == [
+        pytest.approx(50.2),
+        pytest.approx(50.2),
+    ]
+    told = " ".join(words.of_section(own))
+    assert "averaged over the other factors, where every level has been run" in told
+    assert "Not run: 8, 0.1." in told
+
+
+def test_parts_that_were_not_run_are_named_with_why(tmp_path: Path) -> None:
+    part = section(tiny(tmp_path))
+    other = Section(key="other", study=part.study.model_copy(update={"name": "other", "title": "Another"}))
+    for record in records(part, lambda _cell, _seed: 0.9).values():
+        Store(tmp_path / "out/tiny").write(record)
+    Store(tmp_path / "out/other").leave(Unfinished(why="interrupted", at=0.0))
+    report = page.gather(part.study, [part, other], tmp_path / "out", "{cell}{seed}")
+    assert report.trouble == [
+        "Another: nothing of its 2 cells has been run. Why: interrupted (1970-01-01 00:00 UTC)."
+    ]
+    assert report.state == "6 runs of 4 cells finished, 0 failed, 2 cells not run; 1 of 2 studies begun"
+    assert "Why: interrupted" in page.write(report, tmp_path / "made").read_text()
+    assert "Why: interrupted" in (tmp_path / "made/report.md").read_text()
+
+
+def test_a_target_that_some_repeats_miss_is_never_compared(tmp_path: Path) -> None:
+    part = section(tiny(tmp_path, "[2, 4, 8]"))
+    reach = {("clients-2", 1), ("clients-2", 2), ("clients-4", 1), ("clients-4", 2), ("clients-4", 3)}
+    own = summary(part, records(part, lambda cell, seed: 0.9 if (cell.id, seed) in reach else 0.5))
+    told = next(said for said in words.of_section(own) if said.startswith("Rounds to 80 %"))
+    assert "3.0 (the same in all 2 repeats, reached in 2 of 3) at 2" in told
+    assert "Not reached in any repeat: 8." in told
+    assert "4 cannot be compared with 2: not every repeat got there." in told
+    assert "Against" not in told and "goes from" not in told
+
+
+def test_where_levels_are_a_choice_it_is_said_which_help_and_which_do_not(tmp_path: Path) -> None:
+    path = tiny(tmp_path, "[2, 4, 8, 16]")
+    path.write_text(path.read_text().replace('name = "clients"', 'name = "clients"\nchoice = true', 1))
+    part = section(path)
+    heights = {"clients-2": 0.6, "clients-4": 0.9, "clients-8": 0.3, "clients-16": 0.6005}
+    found = summary(part, records(part, lambda cell, seed: heights[cell.id] + seed / 1000))
+    told = " ".join(words.of_section(found))
+    assert "Shown to do better than 2: 4 in test accuracy." in told
+    assert "Shown to do worse than 2: 8 in test accuracy." in told
+    assert "Not shown to help or to harm in any outcome: 16." in told
+    assert "nothing here is shown to help" not in told
+    none = summary(part, records(part, lambda _cell, seed: 0.7 + seed / 1000))
+    assert "So nothing here is shown to help over 2." in " ".join(words.of_section(none))
+
+
+def test_nothing_is_shown_as_less_than_zero_by_rounding_alone() -> None:
+    study = Study(name="x", experiment={"task": "digits"})
+    assert named("seconds", study).shown(-0.01) == "0.0 s"
+    assert named("seconds", study).shown(-0.06) == "−0.1 s"
 
 
 def test_published_figures_are_held_against_our_interval(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ class Study:
         self.folder = folder
         self.path = tiny(folder)
         self.told = StringIO()
+        self.conducts: list[Conduct] = []
         self.sitting = MadeUp(lambda experiment: a_repeat(experiment.seed, (0.3, 0.6, 0.9)))
 
     def go(self, **options: Any) -> Conduct:
@@ -64,6 +65,7 @@ class Study:
             "native, 2 workers",
             **options,  # type: ignore[arg-type]
         )
+        self.conducts.append(conduct)
         conduct.open()
         conduct.run()
         return conduct
@@ -123,6 +125,27 @@ def test_a_failure_is_recorded_with_its_reason_and_tried_again_only_when_asked(s
     study.sitting.outcome = lambda experiment: a_repeat(experiment.seed, (0.9,) * 3)
     assert study.go(retry_failed=True).done == 1
     assert all(r.state == "finished" for r in Store(study.folder / "out/tiny").all()["clients-8"].repeats)
+
+
+def test_what_is_left_out_is_noted_with_why_until_it_has_been_run(study: Study) -> None:
+    def interrupted(experiment: Experiment) -> Repeat:
+        if len(study.carried) == 4:
+            raise KeyboardInterrupt
+        return a_repeat(experiment.seed, (0.3, 0.6, 0.9))
+
+    study.sitting.outcome = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        study.go()
+    store = Store(study.folder / "out/tiny")
+    study.conducts[-1].settle("interrupted")
+    assert store.unfinished is not None and store.unfinished.why == "interrupted"
+    study.sitting.outcome = lambda experiment: a_repeat(experiment.seed, (0.9,) * 3)
+    study.path.write_text(study.path.read_text().replace("repeats = 3", "repeats = 4\nleast_repeats = 3", 1))
+    study.go(budget=0.001).settle("")
+    assert store.unfinished is not None
+    assert store.unfinished.why == "a budget of time trimmed 4 repeats to 3"
+    study.go().settle("")
+    assert store.unfinished is None
 
 
 # --- what is never mixed

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import psutil
 import typer
-from roundtable.errors import InvalidSetting
+from roundtable.errors import InvalidSetting, RoundtableError
 
 from lab.api import checked_url
 from lab.exits import Exit
@@ -109,11 +109,16 @@ def run(
             fresh,
             retry_failed,
         )
+        conduct.open()
         try:
-            conduct.open()
             conduct.run()
+            conduct.settle("")
+        except RoundtableError as error:
+            conduct.settle(str(error))
+            raise
         except KeyboardInterrupt:
             show.end()
+            conduct.settle("interrupted")
             left = len(conduct.jobs())
             out.print(
                 f"interrupted: {conduct.done} runs more are kept, {left} are left: the same command goes on"

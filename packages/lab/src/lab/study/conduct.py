@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from lab.study.cells import Cell
 from lab.study.measures import last
 from lab.study.pace import Load, Pace, Rates
 from lab.study.ready import Ready
-from lab.study.records import CellRecord, Repeat, Store, check_same
+from lab.study.records import CellRecord, Repeat, Store, Unfinished, check_same
 from lab.study.show import Show, Standing
 from lab.study.sitting import Sitting
 
@@ -108,6 +109,21 @@ class Conduct:
             )
             going.took(jobs[0].id, time.monotonic() - began)
             self._keep(jobs[0], repeat)
+
+    def settle(self, why: str) -> None:
+        """Note beside each section's records whether anything of it is left out, for its report to say why.
+
+        `why`: this go ended before all was run; where it did not, a budget has trimmed what is missing.
+        """
+        for ready in self.ready:
+            key, study = ready.section.key, ready.section.study
+            planned = [Job(ready, cell, repeat) for cell in ready.cells for repeat in range(study.repeats)]
+            missing = sum(not self._kept(job) for job in planned)
+            left = [job for job in self.jobs() if job.ready is ready]
+            trimmed = f"a budget of time trimmed {study.repeats} repeats to {self.repeats[key]}"
+            note = Unfinished(why=why if left else trimmed, at=time.time()) if missing else None
+            with suppress(StorageFull):  # a report without the reason is still a report
+                self.store(ready).leave(note)
 
     def _keep(self, job: Job, repeat: Repeat) -> None:
         """Raises StorageFull with how to go on."""

@@ -56,6 +56,7 @@ class Factor(Table):
     label: str | None = None  # on axes; the name where left out
     field: str | None = None  # a dotted path into the experiment
     scale: Literal["even", "linear", "log"] = "even"  # of the axis; the last two where levels are numbers
+    choice: bool = False  # levels are remedies: the report says which help over the first, and which do not
     levels: Annotated[list[str | bool | int | float | Level], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -176,7 +177,7 @@ class Section(Table):
         told |= {"repeats", "least_repeats", "budget_minutes", "typical_rounds", "time_limit"}
         body = self.study.model_dump(mode="json", exclude=told)
         for factor in body["factors"]:
-            factor.pop("label"), factor.pop("scale")
+            factor.pop("label"), factor.pop("scale"), factor.pop("choice")
         return blake3(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 from scipy import stats
 
 LEVEL = 0.95
-Verdict: TypeAlias = Literal["difference", "no difference shown", "too few repeats"]
+Verdict: TypeAlias = Literal["difference", "no difference shown", "too few repeats", "not in every repeat"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,11 @@ class Interval:
     @property
     def mean(self) -> float | None:
         return statistics.fmean(self.values) if self.values else None
+
+    @property
+    def whole(self) -> bool:
+        """Whether every repeat has a value: the mean of those that reached a target is not that of all."""
+        return self.n == self.asked
 
     @property
     def half(self) -> float | None:
@@ -73,9 +78,11 @@ class Difference:
 
     @property
     def verdict(self) -> Verdict:
-        """A difference is claimed only where the two intervals do not overlap."""
+        """A difference is claimed only where the two intervals do not overlap and leave no repeat out."""
         if self.a.low is None or self.a.high is None or self.b.low is None or self.b.high is None:
             return "too few repeats"
+        if not (self.a.whole and self.b.whole):
+            return "not in every repeat"
         apart = self.a.high < self.b.low or self.b.high < self.a.low
         return "difference" if apart else "no difference shown"
 

@@ -62,7 +62,7 @@ class Measure:
         if value is None:
             return "–"
         digits = self.digits if abs(value) < 1000 else 0
-        told = f"{value:,.{digits}f}".replace("-", "−")
+        told = f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", "−")  # + 0: no minus before a zero
         return f"{told} {self.unit}" if unit and self.unit else told
 
 

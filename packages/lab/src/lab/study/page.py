@@ -27,8 +27,10 @@ from lab.study import grids, plots, words
 from lab.study.files import Section, Study
 from lab.study.measures import target_of, target_words, virtual_seconds
 from lab.study.plots import Plot
-from lab.study.records import NO_ROOM, CellRecord, Store
+from lab.study.records import NO_ROOM, CellRecord, Store, Unfinished
 from lab.study.summary import Summary, ranked, summary
+
+_NAMED = 6  # cells that are missing, by name
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,13 @@ def gather(study: Study, sections: Sequence[Section], out: Path, command: str) -
 
     Raises Unknown where nothing has been run, NotPossible where records do not belong together.
     """
-    found = []
+    every = []
     for section in sections:
         records = Store(out / section.key).all()
-        if records:
-            _check_together(section, records)
-            # Words and published figures may have been improved since; what was run is the same.
-            found.append(summary(section, records))
+        _check_together(section, records)
+        # Words and published figures may have been improved since; what was run is the same.
+        every.append(summary(section, records))
+    found = [own for own in every if own.records]
     if not found:
         raise Unknown(f"nothing of {study.name} has been run in {out}/: `lab study run` does")
     table = ranked(found)
@@ -79,8 +81,8 @@ def gather(study: Study, sections: Sequence[Section], out: Path, command: str) -
         effects=grids.of_effects(table),
         published=grids.of_published(found),
         environment=_environment([record for own in found for record in own.records]),
-        state=_state(found, len(sections)),
-        trouble=_trouble(sections, found),
+        state=_state(every),
+        trouble=[line for own in every if (line := _gap(own, Store(out / own.section.key).unfinished))],
     )
 
 
@@ -104,8 +106,8 @@ def write_tables(sections: Sequence[Section], out: Path, folder: Path) -> None:
 
 
 def _check_together(section: Section, records: Mapping[str, CellRecord]) -> None:
-    first = next(iter(records.values()))
     for record in records.values():
+        first = next(iter(records.values()))
         if record.versions.study != section.digest:
             raise NotPossible(
                 f"{section.key}: the study file was changed since cell {record.cell} was run: restore it, or "
@@ -220,19 +222,41 @@ def _date(at: float) -> str:
     return datetime.fromtimestamp(at, timezone.utc).strftime("%Y-%m-%d %H:%M")
 
 
-def _state(found: Sequence[Summary], sections: int) -> str:
-    rows = [row for own in found for row in (*own.rows, *own.baselines)]
+def _state(every: Sequence[Summary]) -> str:
+    rows = [row for own in every for row in (*own.rows, *own.baselines)]
     finished = sum(len(row.finished) for row in rows)
     failed = sum(len(row.failed) for row in rows)
     missing = sum(row.record is None for row in rows)
+    begun = sum(bool(own.records) for own in every)
     said = f"{finished} runs of {len(rows)} cells finished, {failed} failed"
     said += f", {missing} cells not run" if missing else ""
-    return said + (f"; {len(found)} of {sections} studies begun" if len(found) < sections else "")
+    return said + (f"; {begun} of {len(every)} studies begun" if begun < len(every) else "")
 
 
-def _trouble(sections: Sequence[Section], found: Sequence[Summary]) -> list[str]:
-    begun = {own.section.key for own in found}
-    return [f"{section.key} has not been run." for section in sections if section.key not in begun]
+def _gap(found: Summary, unfinished: Unfinished | None) -> str:
+    """What the study asks for and this report lacks, and why; empty where it lacks nothing."""
+    rows, planned = (*found.rows, *found.baselines), found.study.repeats
+    missing = [row for row in rows if row.record is None]
+    counts = sorted({len(row.finished) + len(row.failed) for row in rows if row.record is not None})
+    failed = sum(len(row.failed) for row in rows)
+    gaps = []
+    if len(missing) == len(rows):
+        gaps.append(f"nothing of its {len(rows)} cells has been run")
+    elif missing:
+        names = "; ".join(row.title for row in missing[:_NAMED]) + (" …" if len(missing) > _NAMED else "")
+        gaps.append(f"{len(missing)} of {len(rows)} cells have not been run ({names})")
+    if counts and counts[0] < planned:
+        number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        gaps.append(f"cells have {number} of {planned} repeats")
+    because = ""
+    if gaps:
+        because = "no run of it was asked for here, or it was cut short without a word"
+        if unfinished is not None:
+            because = f"{unfinished.why} ({_date(unfinished.at)} UTC)"
+    if failed:
+        gaps.append(f"{failed} runs failed, for the reasons told there")
+    title = found.study.title or found.section.key
+    return f"{title}: {', '.join(gaps)}{f'. Why: {because}' if because else ''}." if gaps else ""
 
 
 # --- files --------------------------------------------------------------------------------------------------

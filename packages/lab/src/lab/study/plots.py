@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
 from lab.charts import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, STYLE, VERMILION, svg
-from lab.study.files import Factor, Published, level_name
+from lab.study.files import Factor, Published, is_number, level_name
 from lab.study.intervals import LEVEL, Interval
 from lab.study.measures import Measure, Target, clock, metric_of, metric_words, target_of
 from lab.study.records import Repeat
@@ -253,7 +253,8 @@ def _levels(axes: Any, summary: Summary, factor: Factor, measure: Measure) -> in
         shift = 0.0 if numeric else (index - (len(series[:TOGETHER]) - 1) / 2) * _PAD
         at = {row.cell.levels[factor.name]: row.of(measure) for row in rows}
         points = [(place + shift, at[name]) for place, name in zip(places, names, strict=True) if name in at]
-        _series_of(axes, points, index, label)
+        joined = all(is_number(level) for level in factor.levels)  # nothing lies between two names
+        _series_of(axes, points, index, label, joined)
     _reference(axes, summary, measure)
     if numeric:
         if factor.scale == "log":
@@ -279,7 +280,9 @@ def _series(summary: Summary, factor: Factor) -> list[tuple[str, list[Row]]]:
     return list(found.items())
 
 
-def _series_of(axes: Any, points: Sequence[tuple[float, Interval]], index: int, label: str) -> None:
+def _series_of(
+    axes: Any, points: Sequence[tuple[float, Interval]], index: int, label: str, joined: bool
+) -> None:
     colour, marker = COLOURS[index], MARKERS[index]
     there = [(place, value) for place, value in points if value.mean is not None]
     if not there:
@@ -294,8 +297,9 @@ def _series_of(axes: Any, points: Sequence[tuple[float, Interval]], index: int, 
         color=colour,
         marker=marker,
         markersize=6,
-        linestyle=LINES[index],
+        linestyle=LINES[index] if joined else "",
         linewidth=1.0,
+        elinewidth=1.4,
         capsize=4,
         label=label,
     )

@@ -2,6 +2,7 @@
 
     OUT/KEY/cells/CELL.json     `CellRecord`, below; written beside its place, then renamed
     OUT/KEY/cells.1/ …          what `--fresh` set aside
+    OUT/KEY/unfinished.json     `Unfinished`: why the last go at it left something out, where it did
 
 Reports are made of these files alone. A failure is a repeat like any other, with its reason.
 """
@@ -27,6 +28,7 @@ from lab.machine import Environment
 from lab.study.files import Section
 from lab.study.versions import Versions
 
+_UNFINISHED = "unfinished.json"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -98,6 +100,13 @@ class CellRecord(Value):
         return frozenset(repeat.seed for repeat in self.repeats)
 
 
+class Unfinished(Value):
+    """Why repeats that the study asks for have not been run."""
+
+    why: str
+    at: float  # Unix seconds
+
+
 def figures(record: RoundRecord) -> RoundFigures:
     accounts = record.workers.values()
     body = record.model_dump(exclude={"participants", "workers", "weights_hash", "entry_hash"})
@@ -126,24 +135,22 @@ class Store:
 
     def write(self, record: CellRecord) -> None:
         """Whole or not at all. Raises StorageFull, InvalidSetting."""
-        path = self._cells / f"{record.cell}.json"
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        _write(self._cells / f"{record.cell}.json", record.model_dump_json(indent=1))
+
+    @property
+    def unfinished(self) -> Unfinished | None:
+        """Nothing where nothing was left out, or nobody was there to say why."""
         try:
-            self._cells.mkdir(parents=True, exist_ok=True)
-            with draft.open("w", encoding="utf-8") as file:
-                file.write(record.model_dump_json(indent=1))
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        except OSError as error:
-            if error.errno in NO_ROOM:
-                raise StorageFull(f"{path}: no room to write it ({error.strerror})") from None
-            raise InvalidSetting(
-                f"{path}: cannot be written ({error.strerror}): choose another --out"
-            ) from None
-        finally:
-            with suppress(OSError):
-                draft.unlink(missing_ok=True)
+            return Unfinished.model_validate_json((self.folder / _UNFINISHED).read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def leave(self, unfinished: Unfinished | None) -> None:
+        """Say why something is left out, or that nothing is. Raises StorageFull, InvalidSetting."""
+        if unfinished is not None:
+            _write(self.folder / _UNFINISHED, unfinished.model_dump_json())
+            return
+        (self.folder / _UNFINISHED).unlink(missing_ok=True)
 
     def set_aside(self) -> Path | None:
         """Make room for a fresh start; what was there stays under another name."""
@@ -173,6 +180,24 @@ def check_same(
             f"{key}: {found[0]} since its {repeats} kept repeats were run: {found[1]} to go on with them, or "
             "give --fresh to set them aside and start anew"
         )
+
+
+def _write(path: Path, text: str) -> None:
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise StorageFull(f"{path}: no room to write it ({error.strerror})") from None
+        raise InvalidSetting(f"{path}: cannot be written ({error.strerror}): choose another --out") from None
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> CellRecord:

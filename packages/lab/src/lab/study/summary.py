@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from lab.study.cells import Cell, cells
+from lab.study.cells import CENTRALIZED, Cell, cells
 from lab.study.files import Factor, Published, Section, Study, level_name
 from lab.study.intervals import Difference, Interval, interval
 from lab.study.measures import Measure, named, target_of
@@ -44,6 +44,13 @@ class Row:
         if self.cell.kind == "centralized":
             return "in one place"
         return ", ".join(self.shown.values()) or "federated"
+
+    @property
+    def title(self) -> str:
+        """Its name, told apart from other baselines."""
+        own = self.cell.id.removeprefix(f"{CENTRALIZED}_")
+        many = self.cell.kind == "centralized" and own != self.cell.id
+        return f"{self.name} ({own})" if many else self.name
 
     def of(self, measure: Measure) -> Interval:
         """Nothing where a baseline's real seconds would stand among virtual ones."""
@@ -147,11 +154,25 @@ class Summary:
         return interval(shares)
 
     def level(self, factor: Factor, level: str, measure: Measure) -> Interval:
-        """Of all cells at this level, seed by seed; only seeds that every one of them has."""
-        rows = [row for row in self.compared(factor) if row.cell.levels.get(factor.name) == level]
+        """Of all cells at this level, seed by seed; only seeds that every one of them has finished."""
+        rows = [row for row in self.even(factor) if row.cell.levels.get(factor.name) == level]
         by_seed = [row.by_seed(measure) for row in rows]
-        seeds = set.intersection(*(set(own) for own in by_seed)) if by_seed else set()
-        return interval([sum(own[seed] for own in by_seed) / len(by_seed) for seed in sorted(seeds)])
+        finished = [{repeat.seed for repeat in row.finished} for row in rows]
+        seeds = sorted(set.intersection(*finished)) if finished else []
+        values = [[own.get(seed) for own in by_seed] for seed in seeds]
+        return interval([None if None in own else sum(filter(None, own)) / len(own) for own in values])
+
+    def even(self, factor: Factor) -> list[Row]:
+        """Cells that levels are averaged over: of a grid run in part, only where every level has been run.
+
+        Else one level's mean would have easy cells in it that another's lacks.
+        """
+        beside: dict[tuple[str, ...], list[Row]] = {}
+        for row in self.compared(factor):
+            others = tuple(level for name, level in row.cell.levels.items() if name != factor.name)
+            beside.setdefault(others, []).append(row)
+        whole = [rows for rows in beside.values() if all(row.finished for row in rows)]
+        return [row for rows in whole or beside.values() for row in rows]
 
     def compared(self, factor: Factor) -> list[Row]:
         """Cells that show what this factor does: all of a grid, or those where the others rest."""

@@ -5,7 +5,7 @@ A difference is named only where two 95 % intervals do not overlap; otherwise it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lab.study.files import Factor, level_name
 from lab.study.intervals import Interval
@@ -19,12 +19,14 @@ def shown(measure: Measure, value: Interval) -> str:
         reaching = value.asked and measure.name.endswith("_to_target")
         return f"not reached in any of {value.asked} repeats" if reaching else "nothing measured"
     told = measure.shown(value.mean)
+    reached = "" if value.whole else f", reached in {value.n} of {value.asked}"
     if value.low is None or value.high is None:
-        return f"{told} (n = {value.n}, no interval)"
+        return f"{told} (n = {value.n}, no interval{reached})"
     low, high = measure.shown(value.low, unit=False), measure.shown(value.high, unit=False)
-    reached = f", reached in {value.n} of {value.asked}" if value.n < value.asked else ""
     if value.half == 0:
         return f"{told} (the same in all {value.n} repeats{reached})"
+    if low == high:
+        return f"{told} (to these digits the same in all {value.n} repeats{reached})"
     return f"{told} (95 % interval {low} to {high}, n = {value.n}{reached})"
 
 
@@ -35,6 +37,8 @@ def of_section(summary: Summary) -> list[str]:
         for measure in summary.outcomes:
             if said := _of_factor(summary, factor, measure):
                 paragraphs.append(said)
+        if factor.choice and (said := _of_choice(summary, factor)):
+            paragraphs.append(said)
     if not summary.study.factors:
         for row in summary.rows:
             paragraphs.append(
@@ -53,46 +57,98 @@ def _of_factor(summary: Summary, factor: Factor, measure: Measure) -> str:
     names = [level_name(level) for level in factor.levels]
     found = {name: summary.level(factor, name, measure) for name in names}
     known = {name: value for name, value in found.items() if value.mean is not None}
-    if len(known) < 2:
+    missed = [name for name, value in found.items() if value.mean is None and value.asked]
+    if len(known) + len(missed) < 2 or not known:
         return ""
     first = names[0]
-    label = factor.label or factor.name
-    over = " (averaged over the other factors)" if _averaged(summary) else ""
-    low = min(known, key=lambda name: known[name].mean or 0.0)
-    high = max(known, key=lambda name: known[name].mean or 0.0)
-    said = [
-        f"{_capital(measure.label)} by {label}{over} goes from {shown(measure, known[low])} at {low} "
-        f"to {shown(measure, known[high])} at {high}."
-    ]
-    said += [f"{_capital(name)}: {shown(measure, found[name])}." for name in names if name not in known]
+    said = [f"{_capital(measure.label)} by {factor.label or factor.name}{_over(summary, factor)}"]
+    said += [_range(known, measure) + "."]
+    if missed:
+        what = "Not reached in any repeat" if measure.name.endswith("_to_target") else "Nothing measured"
+        said.append(f"{what}: {_list(missed)}.")
     if first in known:
         effects = [
             effect
             for effect in summary.effects()
             if effect.factor is factor and effect.measure is measure and effect.level in known
         ]
-        said.append(_verdicts(effects, first, measure))
+        said.append(_verdicts(effects, first))
     return " ".join(filter(None, said))
 
 
-def _verdicts(effects: Sequence[Effect], first: str, measure: Measure) -> str:
-    apart = [e for e in effects if e.difference.verdict == "difference"]
-    together = [e.level for e in effects if e.difference.verdict == "no difference shown"]
-    unknown = [e.level for e in effects if e.difference.verdict == "too few repeats"]
+def _range(known: Mapping[str, Interval], measure: Measure) -> str:
+    told = {name: shown(measure, value) for name, value in known.items()}
+    if len(set(told.values())) == 1:
+        return f"is {next(iter(told.values()))} at {_list(list(told))}"
+    low = min(known, key=lambda name: known[name].mean or 0.0)
+    high = max(known, key=lambda name: known[name].mean or 0.0)
+    if len({measure.shown(value.mean) for value in known.values()}) == 1:
+        return "is " + ", ".join(f"{words} at {name}" for name, words in told.items())
+    return f"lies between {told[low]} at {low} and {told[high]} at {high}"
+
+
+def _over(summary: Summary, factor: Factor) -> str:
+    """What a level's mean is taken over."""
+    if summary.study.design != "grid" or len(summary.factors) < 2:
+        return ""
+    part = len(summary.even(factor)) < len(summary.compared(factor))
+    return f" (averaged over the other factors{', where every level has been run' if part else ''})"
+
+
+def _verdicts(effects: Sequence[Effect], first: str) -> str:
+    def those(verdict: str) -> list[str]:
+        return [effect.level for effect in effects if effect.difference.verdict == verdict]
+
     parts = []
-    if apart:
-        parts.append(f"Against {first}, " + ", ".join(_change(effect, measure) for effect in apart) + ".")
-    if together:
-        parts.append(f"Between {first} and {_list(together)} no difference is shown: the intervals overlap.")
-    if unknown:
+    if apart := [effect for effect in effects if effect.difference.verdict == "difference"]:
+        parts.append(f"Against {first}, " + ", ".join(map(_change, apart)) + ".")
+    if together := those("no difference shown"):
+        parts.append(f"Against {first} no difference is shown for {_list(together)}: the intervals overlap.")
+    if unknown := those("too few repeats"):
         parts.append(f"Of {_list(unknown)} against {first} nothing can be said: too few repeats.")
+    if partial := those("not in every repeat"):
+        parts.append(
+            f"{_capital(_list(partial))} cannot be compared with {first}: not every repeat got there."
+        )
     return " ".join(parts)
 
 
-def _change(effect: Effect, measure: Measure) -> str:
+def _of_choice(summary: Summary, factor: Factor) -> str:
+    """Which levels are shown to do better than the first, in what, and which are not."""
+    better, worse, neither = [], [], []
+    first = level_name(factor.levels[0])
+    judged = [e for e in summary.effects() if e.factor is factor and e.measure.better and _says(e)]
+    for name in map(level_name, factor.levels[1:]):
+        own = [effect for effect in judged if effect.level == name]
+        apart = [effect for effect in own if effect.difference.verdict == "difference"]
+        good = [e.measure.label for e in apart if (e.difference.mean or 0.0) * e.measure.better > 0]
+        bad = [e.measure.label for e in apart if (e.difference.mean or 0.0) * e.measure.better < 0]
+        if good:
+            better.append(f"{name} in {_list(good)}")
+        if bad:
+            worse.append(f"{name} in {_list(bad)}")
+        if own and not apart:
+            neither.append(name)
+    said = []
+    if better:
+        said.append(f"Shown to do better than {first}: {'; '.join(better)}.")
+    if worse:
+        said.append(f"Shown to do worse than {first}: {'; '.join(worse)}.")
+    if neither:
+        said.append(f"Not shown to help or to harm in any outcome: {_list(neither)}.")
+    if judged and not better:
+        said.append(f"So nothing here is shown to help over {first}.")
+    return " ".join(said)
+
+
+def _says(effect: Effect) -> bool:
+    return effect.difference.verdict in ("difference", "no difference shown")
+
+
+def _change(effect: Effect) -> str:
     mean = effect.difference.mean or 0.0
     word = "higher" if mean > 0 else "lower"
-    return f"{effect.level} is {_points(measure, abs(mean))} {word}"
+    return f"{effect.level} is {_points(effect.measure, abs(mean))} {word}"
 
 
 def _points(measure: Measure, value: float) -> str:
@@ -150,12 +206,14 @@ def of_published(found: Comparison) -> str:
 
 
 def _of_trouble(summary: Summary) -> str:
-    said = []
-    for row in (*summary.rows, *summary.baselines):
-        if row.record is None:
-            said.append(f"{_capital(row.name)} has not been run.")
+    rows = (*summary.rows, *summary.baselines)
+    missing = [row.title for row in rows if row.record is None]
+    said = [f"Not run: {'; '.join(missing)}."] * bool(missing)
+    failed: dict[str, list[str]] = {}  # reason → whom
+    for row in rows:
         for repeat in row.failed:
-            said.append(f"{_capital(row.name)}, seed {repeat.seed}, failed: {repeat.reason}.")
+            failed.setdefault(str(repeat.reason), []).append(f"{row.title} seed {repeat.seed}")
+    said += [f"Failed: {'; '.join(who)}: {reason.rstrip('.')}." for reason, who in failed.items()]
     return " ".join(said)
 
 
@@ -187,10 +245,6 @@ def _rank(effect: Effect) -> str:
 
 def _factor(effect: Effect) -> str:
     return f"{effect.factor.label or effect.factor.name} in {effect.study}"
-
-
-def _averaged(summary: Summary) -> bool:
-    return summary.study.design == "grid" and len(summary.factors) > 1
 
 
 def _list(names: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from aggregator.attendance import FAILED_ATTEMPTS
 from aggregator.book import Book
 from aggregator.events import (
     Accept,
@@ -35,7 +36,9 @@ from aggregator.events import (
     WorkerArrived,
     WorkerGone,
 )
-from aggregator.rounds import FAILED_ATTEMPTS, TRANSITIONS, Issued, Phase, Recovered, Rounds, Settings
+from aggregator.facts import Phase
+from aggregator.rounds import TRANSITIONS, Rounds
+from aggregator.terms import Issued, Recovered, Settings
 from roundtable.errors import AlreadyAccepted, IllegalTransition, NotAsked, Stale, StorageFull, Superseded
 from roundtable.experiment import parse
 from roundtable.strategy.part import Seen

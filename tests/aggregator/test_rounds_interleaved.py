@@ -7,6 +7,7 @@ after each event.
 
 from dataclasses import dataclass, field
 
+from aggregator.attendance import FAILED_ATTEMPTS
 from aggregator.events import (
     Accept,
     AcceptAgain,
@@ -36,7 +37,9 @@ from aggregator.events import (
     WorkerArrived,
     WorkerGone,
 )
-from aggregator.rounds import FAILED_ATTEMPTS, Issued, Phase, Recovered, Rounds, Settings
+from aggregator.facts import Phase
+from aggregator.rounds import Rounds
+from aggregator.terms import Issued, Recovered, Settings
 from hypothesis import HealthCheck
 from hypothesis import Phase as HypothesisPhase
 from hypothesis import settings as hypothesis_settings

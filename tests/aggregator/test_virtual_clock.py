@@ -34,7 +34,8 @@ from aggregator.events import (
     WorkerArrived,
     WorkerGone,
 )
-from aggregator.rounds import Issued, Recovered, Rounds, Settings
+from aggregator.rounds import Rounds
+from aggregator.terms import Issued, Recovered, Settings
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st

@@ -16,9 +16,9 @@ from aggregator import commit
 from aggregator.active import ActiveRun
 from aggregator.clock import Clock
 from aggregator.events import Close, Event, RoundCommitted
+from aggregator.facts import Phase
 from aggregator.logs import trouble
 from aggregator.recover import seen
-from aggregator.rounds import Phase
 from aggregator.store import Store
 from aggregator.threads import OneThread, StoreThread
 from aggregator.turns import Turns

@@ -142,3 +142,27 @@ def test_a_partition_table_sums_rows_and_columns() -> None:
     assert ["0", "1", "2", "3"] in rows
     assert ["1", "3", "·", "3"] in rows
     assert ["all", "4", "2", "6"] in rows
+
+
+@pytest.mark.parametrize(("lost", "told"), [(2, ["worker-10", "worker-11"]), (17, ["17 workers"])])
+def test_lost_workers_come_after_those_that_are_here_and_many_are_summed_up(
+    workers: tuple[WorkerView, ...], lost: int, told: list[str]
+) -> None:
+    gone = tuple(
+        workers[0].model_copy(
+            update={
+                "id": f"w{number}",
+                "node": f"worker-{number}",
+                "state": "lost",
+                "seen_seconds_ago": 31.0 + number,
+            }
+        )
+        for number in range(10, 10 + lost)
+    )
+    console = Console(file=io.StringIO(), width=80, color_system=None)
+    console.print(tables.status([], (*gone, *workers)))
+    assert isinstance(console.file, io.StringIO)
+    lines = [line for line in console.file.getvalue().splitlines() if "worker" in line]
+    assert [line[2:22].split("  ")[0] for line in lines] == ["worker-1", "worker-2", *told]
+    assert all("▲ lost" in line and "silent" in line for line in lines[2:])
+    assert lost == 2 or "silent 41 s or more" in lines[2]

@@ -26,6 +26,7 @@ BLUE = "#0072B2"  # Okabe and Ito's, as in the report
 ORANGE = "#E69F00"
 MB = 1_000_000
 _ROWS = 12  # workers listed one by one
+_LOST_ROWS = 3  # and of those that are lost, below the others
 
 HEADING = f"{'round':>6}{'accuracy':>11}{'loss':>10}{'seconds':>10}{'MB up':>9}{'MB down':>9}  clients"
 
@@ -194,7 +195,7 @@ def workers_table(
     launched: tuple[str, ...] = (),
     died: Mapping[str, str] | None = None,
 ) -> Table:
-    """One row a worker: those that are here, those that were, those of ours that are still starting.
+    """One row a worker: those that are here, those of ours that are still starting, then those that are lost.
 
     `pending`: clients whose updates of the round under way are not in yet.
     """
@@ -210,7 +211,14 @@ def workers_table(
     by_node = {worker.node: worker for worker in workers}
     ours = [by_node.pop(node, node) for node in launched]
     rows = [*ours, *(worker for worker in workers if worker.node in by_node)]
-    for row in rows[:_ROWS]:
+    silent: list[WorkerView] = []
+    others: list[WorkerView | str] = []
+    for row in rows:
+        if not isinstance(row, str) and row.state == "lost" and row.node not in gone:
+            silent.append(row)
+        else:
+            others.append(row)
+    for row in (*others[:_ROWS], *(silent if len(silent) <= _LOST_ROWS else ())):
         node = row if isinstance(row, str) else row.node
         if node in gone:
             table.add_row(f"  {node}", Text("▲ died", style=ORANGE), Text(gone[node], style="dim"), "")
@@ -218,9 +226,14 @@ def workers_table(
             table.add_row(f"  {node}", Text("◌ starting", style="dim"), "", "")
         else:
             table.add_row(f"  {node}", *_standing(row, pending))
-    if rest := rows[_ROWS:]:
+    if rest := others[_ROWS:]:
         here = sum(not isinstance(row, str) and row.state == "present" for row in rest)
         table.add_row(f"  and {len(rest)} more", f"{here} present", "", "")
+    if len(silent) > _LOST_ROWS:
+        shortest = min(worker.seen_seconds_ago for worker in silent)
+        table.add_row(
+            f"  {len(silent)} workers", Text("▲ lost", style=ORANGE), f"silent {shortest:.0f} s or more", ""
+        )
     return table
 
 

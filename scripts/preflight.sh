@@ -222,7 +222,9 @@ check_setting() { # NAME, whose value is not empty
     BIND | GRAFANA_BIND) check_address "$1" ;;
     WORKER_CPUS | SLOW_WORKER_CPUS) check_cpus "$1" ;;
     WORKER_MEMORY | SLOW_WORKER_MEMORY) check_memory "$1" "$WORKER_NEEDS" ;;
-    AGGREGATOR_MEMORY) check_memory "$1" 128m ;;
+    AGGREGATOR_MEMORY | TELEGRAF_MEMORY) check_memory "$1" 128m ;;
+    INFLUXDB_MEMORY) check_memory "$1" 256m ;;
+    GRAFANA_MEMORY) check_memory "$1" 512m ;;
     EXPERIMENT) check_experiment ;;
     START_WORKERS) check_start_workers ;;
     TASKS | DATASETS) [ -d "$value" ] || fault "$where: there is no such folder: make it, or leave $1=$(default_of "$1")" ;;

@@ -111,6 +111,15 @@ def test_each_service_is_pinned_confined_and_watched(name: str) -> None:
     assert "container_name" not in service and "privileged" not in service
     assert ("healthcheck" in service) != (name in STEPS)
     assert "build" in service or re.search(r":\d+\.\d+", service["image"])
+    assert name in STEPS or service["deploy"]["resources"]["limits"]["memory"]
+
+
+def test_influxdbs_cache_is_well_below_what_its_container_may_use() -> None:
+    """A full cache refuses points; one that never fills gets the container killed instead."""
+    influxdb = together("compose.yaml")["influxdb"]
+    limit = int(influxdb["deploy"]["resources"]["limits"]["memory"])
+    cache = influxdb["environment"]["INFLUXDB_DATA_CACHE_MAX_MEMORY_SIZE"]
+    assert int(cache.removesuffix("m")) * 2**20 <= limit / 2
 
 
 def test_everything_is_published_on_loopback_unless_it_is_said_otherwise() -> None:

@@ -191,7 +191,8 @@ def test_a_gap_and_a_failure_are_told_and_never_silent(tmp_path: Path) -> None:
     assert "Not run: 8." in told and "Failed: 2 seed 2: training diverged." in told
     assert report.state == "1 runs of 2 cells finished, 1 failed, 1 cells not run"
     (gap,) = report.trouble
-    assert "1 of 2 cells have not been run (8), cells have 2 of 3 repeats, 1 runs failed" in gap
+    assert gap.startswith("1 of 2 cells have not been run (8), cells have 2 of 3 repeats, 1 runs failed")
+    assert "nobody left word" in gap
 
 
 def _two_factors(folder: Path, more: str = "") -> Section:
@@ -223,12 +224,14 @@ def test_parts_that_were_not_run_are_named_with_why(tmp_path: Path) -> None:
         Store(tmp_path / "out/tiny").write(record)
     Store(tmp_path / "out/other").leave(Unfinished(why="interrupted", at=0.0))
     report = page.gather(part.study, [part, other], tmp_path / "out", "{cell}{seed}")
-    assert report.trouble == [
-        "Another: nothing of its 2 cells has been run. Why: interrupted (1970-01-01 00:00 UTC)."
-    ]
+    assert report.coverage is not None
+    assert report.coverage.rows == (
+        ("tiny", "2 of 2", "3 of 3", "–", ""),
+        ("Another", "0 of 2", "0 of 3", "–", "interrupted (1970-01-01 00:00 UTC)"),
+    )
     assert report.state == "6 runs of 4 cells finished, 0 failed, 2 cells not run; 1 of 2 studies begun"
-    assert "Why: interrupted" in page.write(report, tmp_path / "made").read_text()
-    assert "Why: interrupted" in (tmp_path / "made/report.md").read_text()
+    assert ">interrupted (1970" in page.write(report, tmp_path / "made").read_text()
+    assert "| interrupted (1970" in (tmp_path / "made/report.md").read_text()
 
 
 def test_a_target_that_some_repeats_miss_is_never_compared(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -23,14 +22,12 @@ from roundtable.errors import InvalidSetting, NotPossible, StorageFull, Unknown
 
 from lab.live import clock
 from lab.machine import Environment as Machine
-from lab.study import grids, plots, words
+from lab.study import gaps, grids, plots, words
 from lab.study.files import Section, Study
 from lab.study.measures import target_of, target_words, virtual_seconds
 from lab.study.plots import Plot
-from lab.study.records import NO_ROOM, CellRecord, Store, Unfinished
+from lab.study.records import NO_ROOM, CellRecord, Store
 from lab.study.summary import Summary, ranked, summary
-
-_NAMED = 6  # cells that are missing, by name
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,8 @@ class Report:
     published: grids.Table | None
     environment: list[tuple[str, str]]
     state: str  # how much of it has been run
-    trouble: list[str]
+    trouble: list[str]  # what of a study without parts is missing
+    coverage: grids.Table | None  # of one with parts
 
 
 def gather(study: Study, sections: Sequence[Section], out: Path, command: str) -> Report:
@@ -73,6 +71,7 @@ def gather(study: Study, sections: Sequence[Section], out: Path, command: str) -
     found = [own for own in every if own.records]
     if not found:
         raise Unknown(f"nothing of {study.name} has been run in {out}/: `lab study run` does")
+    whys = [gaps.why(Store(out / section.key).unfinished) for section in sections]
     table = ranked(found)
     return Report(
         study=study,
@@ -81,8 +80,9 @@ def gather(study: Study, sections: Sequence[Section], out: Path, command: str) -
         effects=grids.of_effects(table),
         published=grids.of_published(found),
         environment=_environment([record for own in found for record in own.records]),
-        state=_state(every),
-        trouble=[line for own in every if (line := _gap(own, Store(out / own.section.key).unfinished))],
+        state=gaps.state(every),
+        trouble=[line for own in every if (line := gaps.of(own, whys[0]))] if len(every) == 1 else [],
+        coverage=gaps.coverage(every, whys),
     )
 
 
@@ -208,7 +208,10 @@ def _environment(records: Sequence[CellRecord]) -> list[tuple[str, str]]:
             + all_of([record.versions.code[:16] for record in records]),
         ),
         ("data", "content hashes " + ", ".join(data)),
-        ("when", f"{_date(began)} to {_date(ended)} UTC; {len(repeats)} runs, {clock(busy)} of running"),
+        (
+            "when",
+            f"{gaps.date(began)} to {gaps.date(ended)} UTC; {len(repeats)} runs, {clock(busy)} of running",
+        ),
         ("energy", "by RAPL" if energy else "not measured: this machine shows no RAPL counters"),
     ]
 
@@ -216,47 +219,6 @@ def _environment(records: Sequence[CellRecord]) -> list[tuple[str, str]]:
 def _commit(environment: Machine) -> str:
     changed = " with uncommitted changes" if environment.git_dirty else ""
     return f"git {(environment.git_commit or 'unknown')[:12]}{changed}"
-
-
-def _date(at: float) -> str:
-    return datetime.fromtimestamp(at, timezone.utc).strftime("%Y-%m-%d %H:%M")
-
-
-def _state(every: Sequence[Summary]) -> str:
-    rows = [row for own in every for row in (*own.rows, *own.baselines)]
-    finished = sum(len(row.finished) for row in rows)
-    failed = sum(len(row.failed) for row in rows)
-    missing = sum(row.record is None for row in rows)
-    begun = sum(bool(own.records) for own in every)
-    said = f"{finished} runs of {len(rows)} cells finished, {failed} failed"
-    said += f", {missing} cells not run" if missing else ""
-    return said + (f"; {begun} of {len(every)} studies begun" if begun < len(every) else "")
-
-
-def _gap(found: Summary, unfinished: Unfinished | None) -> str:
-    """What the study asks for and this report lacks, and why; empty where it lacks nothing."""
-    rows, planned = (*found.rows, *found.baselines), found.study.repeats
-    missing = [row for row in rows if row.record is None]
-    counts = sorted({len(row.finished) + len(row.failed) for row in rows if row.record is not None})
-    failed = sum(len(row.failed) for row in rows)
-    gaps = []
-    if len(missing) == len(rows):
-        gaps.append(f"nothing of its {len(rows)} cells has been run")
-    elif missing:
-        names = "; ".join(row.title for row in missing[:_NAMED]) + (" …" if len(missing) > _NAMED else "")
-        gaps.append(f"{len(missing)} of {len(rows)} cells have not been run ({names})")
-    if counts and counts[0] < planned:
-        number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        gaps.append(f"cells have {number} of {planned} repeats")
-    because = ""
-    if gaps:
-        because = "no run of it was asked for here, or it was cut short without a word"
-        if unfinished is not None:
-            because = f"{unfinished.why} ({_date(unfinished.at)} UTC)"
-    if failed:
-        gaps.append(f"{failed} runs failed, for the reasons told there")
-    title = found.study.title or found.section.key
-    return f"{title}: {', '.join(gaps)}{f'. Why: {because}' if because else ''}." if gaps else ""
 
 
 # --- files --------------------------------------------------------------------------------------------------

@@ -83,7 +83,11 @@ def effect(summary: Summary, factor: Factor) -> Plot | None:
             series = _levels(axes, summary, factor, measure)
             if index == 0 and series > 1:
                 figure.legend(
-                    *axes.get_legend_handles_labels(), loc="outside lower center", ncols=min(series, 4)
+                    *axes.get_legend_handles_labels(),
+                    loc="outside lower center",
+                    ncols=min(series, 4),
+                    title=_others(summary, factor),
+                    title_fontsize=9,
                 )
         for axes in grid.flat[len(outcomes) :]:
             axes.set_visible(False)
@@ -153,7 +157,9 @@ def _curves(
     if target is not None:
         axes.axhline(scale * target.value, color=GREY, linewidth=0.8, zorder=0)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=axis == "rounds"))
-    if drawn + len(baselines) > 1 or summary.study.published:
+    if not drawn:
+        axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", va="center", color=GREY)
+    elif drawn + len(baselines) > 1 or summary.study.published:
         axes.legend(fontsize=8, loc="lower right")
 
 
@@ -272,6 +278,10 @@ def _levels(axes: Any, summary: Summary, factor: Factor, measure: Measure) -> in
     return len(series)
 
 
+def _others(summary: Summary, factor: Factor) -> str:
+    return ", ".join(other.label or other.name for other in summary.factors if other is not factor)
+
+
 def _series(summary: Summary, factor: Factor) -> list[tuple[str, list[Row]]]:
     found: dict[str, list[Row]] = {}
     for row in summary.compared(factor):
@@ -289,7 +299,7 @@ def _series_of(
         return
     x = [place for place, _ in there]
     means = [value.mean or 0.0 for _, value in there]
-    halves = [value.half or 0.0 for _, value in there]
+    halves = [np.nan if value.half is None else value.half for _, value in there]  # one run has no interval
     axes.errorbar(
         x,
         means,

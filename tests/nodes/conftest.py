@@ -16,6 +16,15 @@ import pytest
 from lab import certificates
 
 ROOT = Path(__file__).parents[2]
+# A worker as it is, but for TensorFlow, which takes seconds to import.
+QUICK = """
+import os, sys, types
+sys.modules["worker.trainer"] = types.SimpleNamespace(Trainer=None)
+import worker.runtime
+worker.runtime.accelerator = lambda: None
+import worker.__main__ as process
+os._exit(process.main(sys.argv[1:]))
+"""
 WAIT = 240.0  # seconds that anything may take: workers importing TensorFlow on a busy machine
 
 
@@ -42,6 +51,11 @@ class Process:
 
     def code(self) -> int:
         return self.child.wait(WAIT)
+
+    def leave(self) -> None:
+        """As one that is told to."""
+        self.child.terminate()
+        self.child.wait(WAIT)
 
     def end(self) -> None:
         self.child.kill()
@@ -84,10 +98,17 @@ class Hosts:
     def aggregator(self, **environment: str) -> tuple[Process, str]:
         """The process and the address that it says."""
         state = self.folder / "state"
-        process = self.start(
-            "aggregator", "-m", "aggregator", "--port", "0", "--state-dir", str(state), **environment
-        )
+        given = {"AGGREGATOR_PORT": "0", **environment}
+        process = self.start("aggregator", "-m", "aggregator", "--state-dir", str(state), **given)
         return process, process.says("listening ").split()[1]
+
+    def node(
+        self, name: str, url: str, changed: str = "", before: Sequence[str] = (), **environment: str
+    ) -> Process:
+        """A worker that can do all but train. `changed`: Python that goes before it."""
+        token = str(self.join_token)
+        settings = {"AGGREGATOR_URL": url, "JOIN_TOKEN_FILE": token, "NODE_NAME": name, **environment}
+        return self.start(name, "-c", f"{changed}\n{QUICK}", before=before, **settings)
 
     @property
     def join_token(self) -> Path:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,16 +25,8 @@ from worker.link import Link
 
 from tests.nodes.conftest import Hosts, Process, wait_for
 
-# A worker as it is, but for TensorFlow, which takes seconds to import, and with a clock five hours late.
-LATE = """
-import os, sys, time, types
-sys.modules["worker.trainer"] = types.SimpleNamespace(Trainer=None)
-right = time.time
-time.time = lambda: right() - 5 * 3600
-import worker.__main__ as process
-process.accelerator = lambda: None
-os._exit(process.main(sys.argv[1:]))
-"""
+LATE = "import time; right = time.time; time.time = lambda: right() - 5 * 3600"
+OLD = "import roundtable.messages; roundtable.messages.PROTOCOL = 0"
 
 
 @pytest.fixture(scope="module")
@@ -88,22 +82,51 @@ def test_a_token_that_is_wrong_or_was_replaced(
 def test_an_address_where_nobody_answers_and_one_where_somebody_else_does(
     server: tuple[Hosts, Process, str], refusal: Callable[..., str]
 ) -> None:
-    hosts, _, url = server
+    hosts, aggregator, url = server
     with pytest.raises(Unreachable, match=r"http://127\.0\.0\.1:9: ConnectError: .*Connection refused"):
         link(hosts, "http://127.0.0.1:9").join(introduction())
-    assert re.match(
-        rf"worker: AGGREGATOR_URL: what answers at {url}/other is no aggregator \(.*\): check the address",
-        refusal(hosts, f"{url}/other", "pi-3"),
-    )
+    line = refusal(hosts, f"{url}/other", "pi-3")
+    assert line.startswith(f"worker: AGGREGATOR_URL: what answers at {url}/other is no aggregator (")
+    assert "its AGGREGATOR_URL ends in /other, which is to go" in line
+    assert "AGGREGATOR_URL ends in /other" in aggregator.field("join refused", "/other")
     assert "'10.0.0.5:8080' is no address: write it like" in refusal(hosts, "10.0.0.5:8080", "pi-4")
+
+
+def test_a_node_that_reaches_nobody_says_so_once_and_joins_when_somebody_is_there(hosts: Hosts) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    token = hosts.folder / "join-token"
+    token.write_text("a-token-that-is-copied-to-both-ends")
+    token.chmod(0o600)
+    settings = {"JOIN_TOKEN_FILE": str(token), "POLL_SECONDS": "0.2"}
+    node = hosts.node("pi-10", f"http://127.0.0.1:{port}", **settings)
+    assert "Connection refused" in node.field("waiting for the aggregator")
+    hosts.aggregator(AGGREGATOR_PORT=str(port), **settings)
+    node.says("joined")
+    assert [json.loads(line)["event"] for line in node.lines] == ["waiting for the aggregator", "joined"]
+
+
+def test_a_node_whose_token_has_expired_since_it_joined_ends_in_one_line_at_both_ends(hosts: Hosts) -> None:
+    first, url = hosts.aggregator(POLL_SECONDS="0.2")
+    copied = hosts.folder / "join-token"
+    copied.write_bytes(hosts.join_token.read_bytes())
+    node = hosts.node("pi-11", url, JOIN_TOKEN_FILE=str(copied))
+    node.says("joined")
+    first.end()
+    shutil.rmtree(hosts.join_token.parent)  # so that others are made
+    again, _ = hosts.aggregator(AGGREGATOR_PORT=url.rpartition(":")[2])
+    assert node.code() == 2
+    assert re.match(r"worker: JOIN_TOKEN_FILE: .* refuses the token in it .* again\)$", node.lines[-1])
+    events = [json.loads(line)["event"] for line in node.lines[:-1]]
+    assert events in (["joined", "aggregator lost", "session lost"], ["joined", "session lost"])
+    assert "not the aggregator's join token" in again.field("join refused", "127.0.0.1")
 
 
 def test_a_clock_hours_off_and_a_health_file_that_cannot_be_written_are_told_and_the_node_works_all_the_same(
     server: tuple[Hosts, Process, str], tmp_path: Path
 ) -> None:
     hosts, aggregator, url = server
-    settings = {"AGGREGATOR_URL": url, "JOIN_TOKEN_FILE": str(hosts.join_token), "NODE_NAME": "late"}
-    node = hosts.start("late", "-c", LATE, **settings, ANSWERED_FILE=str(tmp_path / "gone" / "answered"))
+    node = hosts.node("late", url, LATE, ANSWERED_FILE=str(tmp_path / "gone" / "answered"))
     expected = "node late's clock is 5 hours behind the aggregator's: set it (timedatectl set-ntp true)"
     assert expected in node.field("the aggregator warns")
     assert expected in aggregator.field("a node should be looked at", "late")
@@ -118,9 +141,29 @@ def test_a_clock_hours_off_and_a_health_file_that_cannot_be_written_are_told_and
 
 def test_another_version(server: tuple[Hosts, Process, str]) -> None:
     hosts, aggregator, url = server
+    node = hosts.node("pi-old", url, OLD)
+    assert node.code() == 2
+    (line,) = node.lines
+    assert line.startswith("worker: this worker speaks protocol version 0; ") and "update the worker" in line
     with pytest.raises(IncompatibleVersion, match="version 0, this aggregator version 1: update the worker"):
         link(hosts, url).join(introduction(protocol=0))
     assert "update the worker" in aggregator.field("join refused", "version 0")
+
+
+def test_a_node_whose_name_is_taken_says_so_once_and_joins_when_it_is_free(
+    server: tuple[Hosts, Process, str], tmp_path: Path
+) -> None:
+    hosts, aggregator, url = server
+    np.savez(tmp_path / "data.npz", x=np.zeros((3, 8, 8), np.uint8), y=np.zeros(3, np.uint8))
+    first = hosts.node("pi-9", url, DATA_DIR=str(tmp_path))
+    aggregator.says("worker is there", '"node": "pi-9"')
+    second = hosts.node("pi-9", url, DATA_DIR=str(tmp_path))
+    said = second.field("waiting for the aggregator")
+    assert re.match(r"node name pi-9 is taken by worker w\d+ on \S+, heard \d+ s ago: give this node", said)
+    assert "node name pi-9 is taken" in aggregator.field("join refused", "pi-9")
+    first.leave()
+    second.says("joined")
+    assert [json.loads(line)["event"] for line in second.lines] == ["waiting for the aggregator", "joined"]
 
 
 def test_a_node_name_taken_twice(server: tuple[Hosts, Process, str]) -> None:

@@ -131,6 +131,17 @@ def test_a_certificate_of_another_authority_is_one_line_at_both_ends(
     assert "does not know who signed" in line
 
 
+def test_a_node_with_the_authority_of_another_lab_waits_and_both_ends_say_why(
+    hosts: Hosts, certs: Path, tmp_path: Path
+) -> None:
+    certificates.make(tmp_path / "other", ["lab.local"])
+    aggregator, url = hosts.aggregator(**tls(certs))
+    node = hosts.node("pi-1", url, AGGREGATOR_CA=str(tmp_path / "other" / "ca.pem"))
+    assert "not signed by the authority in AGGREGATOR_CA" in node.field("waiting for the aggregator")
+    assert "does not know who signed" in aggregator.field("TLS handshake failed")
+    assert len(node.lines) == 1
+
+
 def test_a_certificate_for_another_name_is_one_line_at_both_ends(
     token: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

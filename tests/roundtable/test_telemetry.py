@@ -59,8 +59,8 @@ def test_a_full_queue_drops_and_counts_and_putting_never_waits(sink):
     begun = time.monotonic()
     for number in range(20_000):
         sender.put(Point("m", {}, {"x": number}, number))
-    assert time.monotonic() - begun < 2
-    assert sender.dropped == 19_900
+    assert time.monotonic() - begun < 20  # of the 30 that the sink takes for a batch
+    assert sender.dropped in (19_800, 19_900)  # with a batch on its way by then, or without
     begun = time.monotonic()
     sender.close(0.2)
     assert time.monotonic() - begun < 1

@@ -54,6 +54,7 @@ class Join(Message):
     memory_bytes: Count
     accelerator: str | None = None  # "GPU: NVIDIA …" or nothing
     pinned: PinnedData | None = None
+    disk_free_bytes: Count | None = None  # on the disk that the worker was started on
     time: float | None = None  # Unix seconds on the worker's clock
     trouble: Annotated[str, Field(max_length=1000)] | None = None  # why it cannot take part
 
@@ -64,7 +65,7 @@ class Joined(Reply):
     lost_after: Seconds  # silent for longer than this, a worker is lost
     poll_seconds: Seconds
     time: float | None = None  # Unix seconds on the aggregator's clock
-    warnings: tuple[str, ...] = ()  # for the worker's log: its clock is off, its name is taken
+    warnings: tuple[str, ...] = ()  # for the worker's log: its clock is off, its disk is full
 
 
 # --- orders -------------------------------------------------------------------------------------------------

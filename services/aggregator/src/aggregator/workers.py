@@ -17,6 +17,7 @@ from aggregator.clock import Clock
 
 State = Literal["present", "lost", "left"]
 CLOCK_OFF: Final[Seconds] = 60.0  # no network delay is so long
+DISK_FULL: Final = 64 << 20  # bytes free: a system's own logs fill the rest soon
 
 
 @dataclass
@@ -119,6 +120,11 @@ class Workers:
                 f"node {join.node}'s clock is {_span(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'} "
                 "the aggregator's: set it (timedatectl set-ntp true); until then what Telegraf tells of it "
                 "is shown at wrong times"
+            )
+        if join.disk_free_bytes is not None and join.disk_free_bytes < DISK_FULL:
+            found.append(
+                f"node {join.node}'s disk is full ({join.disk_free_bytes / 2**20:.0f} MB are free): its work "
+                "goes on, as the worker writes nothing there, but its system may not: make room on it"
             )
         for row in self.present:
             if row.node == join.node and row.join.host != join.host and row.id != worker.id:

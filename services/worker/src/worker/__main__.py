@@ -149,6 +149,7 @@ def _agent(settings: Settings, ends: Ends, points: Points) -> Agent:
         cpus=machine.cpus(),
         memory_bytes=machine.memory_bytes(),
         accelerator=accelerator(),
+        disk_free_bytes=machine.disk_free_bytes(),
     )
     link = Link(
         settings.aggregator_url,
@@ -195,7 +196,8 @@ class _Touch:
 
 
 def _refuse(error: RoundtableError) -> int:
-    print(f"worker: {error}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # a log on a full disk: the exit code tells
+        print(f"worker: {error}", file=sys.stderr, flush=True)
     return 2
 
 

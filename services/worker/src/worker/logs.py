@@ -1,7 +1,7 @@
 """The worker's log: one JSON object a line on standard error, and few of them.
 
 A line is written when something changes (joined, lost, refused, failed, leaving), never for each try or
-order.
+order: where one order after the other ends for the same reason, once a minute.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import json
 import logging
 import sys
 from datetime import datetime, timezone
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
+QUIET: Final = 60.0  # seconds that the same end of an order is not told again
+_ENDS: Final = ("refused", "failed")
 _LOGGER = logging.getLogger("worker")
 
 
@@ -30,10 +32,29 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
+class OncePerReason(logging.Filter):
+    """Lets an end of an order pass unless the last one was for the same reason, less than QUIET ago."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[str, tuple[str, float]] = {}  # event → its reason, and when it was told
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        event, reason = record.getMessage(), str(getattr(record, "fields", {}).get("detail"))
+        if event not in _ENDS:
+            return True
+        last, told = self._last.get(event, ("", 0.0))
+        if reason == last and record.created - told < QUIET:
+            return False
+        self._last[event] = reason, record.created
+        return True
+
+
 def configure(stream: TextIO | None = None) -> None:
     """Send the worker's log to `stream` (standard error)."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonLines())
+    handler.addFilter(OncePerReason())
     _LOGGER.handlers[:] = [handler]
     _LOGGER.setLevel(logging.INFO)
     _LOGGER.propagate = False

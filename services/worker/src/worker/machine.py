@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import socket
 from math import ceil
 from pathlib import Path
@@ -39,6 +40,16 @@ def memory_bytes(cgroups: Path = CGROUPS, own: Path = OWN_CGROUP) -> int:
     """Memory this process may use: the machine's, cut by its control groups' limits."""
     limits = [limit for folder in _folders(cgroups, own) if (limit := _memory_limit(folder)) is not None]
     return int(min([psutil.virtual_memory().total, *limits]))
+
+
+def disk_free_bytes(folder: Path | None = None) -> int | None:
+    """What this user may still write on the disk of `folder`: the one this process was started in, which in a
+    container is the disk of the machine under it. None where nobody can say.
+    """
+    try:
+        return shutil.disk_usage(folder or Path.cwd()).free
+    except OSError:
+        return None
 
 
 def check_memory(given: int | None = None, free: int | None = None) -> None:

@@ -7,7 +7,7 @@ import json
 from fastapi import APIRouter, Depends, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
-from roundtable.errors import IncompatibleVersion, InvalidInput, NotPossible, Unauthorized
+from roundtable.errors import IncompatibleVersion, InvalidInput, NotPossible, Unauthorized, Unknown
 from roundtable.messages import Join, Joined, Poll, PollReply, WorkerView
 from starlette.responses import Response
 
@@ -47,6 +47,16 @@ async def join(request: Request) -> Response:
     except (Unauthorized, IncompatibleVersion, NotPossible) as error:
         reception.refuse(peer(request), error)
         raise
+
+
+@router.post("/{prefix:path}/v1/join", include_in_schema=False)
+async def join_elsewhere(request: Request, prefix: str) -> Response:
+    """A worker whose address has a path too many: its people may be far from here, ours are told as well."""
+    fault = Unknown(
+        f"a worker asks for /{prefix:.100}/v1/join: its AGGREGATOR_URL ends in /{prefix:.100}, which is to go"
+    )
+    service_of(request).reception.refuse(peer(request), fault)
+    raise fault
 
 
 async def _introduction(request: Request) -> Join:

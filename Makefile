@@ -24,7 +24,7 @@ WORKERS ?= 5
 
 .PHONY: help
 help: ## What can be made, one line each
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  \033[1mmake %-12s\033[0m %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  \033[1mmake %-16s\033[0m %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: setup
 setup: $(SETUP) ## Install what the lock file names into .venv/ (done by every target that needs it)
@@ -79,6 +79,14 @@ bench: $(SETUP) ## The study: report in runs/studies/ (10 minutes); STUDY=full r
 .PHONY: bench-core
 bench-core: $(SETUP) ## Our coordination, rounds and memory against their references (minutes) → bench-core.json
 	$(BIN)/python -m tests.benchmarks
+
+.PHONY: bench-monitoring
+bench-monitoring: $(SETUP) docker ## Rounds with and without monitoring, its CPU and memory (10 quiet minutes) → bench-monitoring.json
+	$(BIN)/python -m tests.benchmarks.monitoring_effect
+
+.PHONY: bench-images
+bench-images: $(SETUP) docker ## How long both images take to build, from nothing and after a change of code
+	$(BIN)/python -m tests.benchmarks.build_times
 
 # --- the lab in containers ---------------------------------------------------------------------------------------
 
@@ -156,7 +164,7 @@ docker:
 clean: ## Remove what was installed and cached here and, if you say so, the containers' volumes: asks first; runs/ stays
 	@ask() { printf "make: remove %s? [y/N] " "$$1"; read -r answer || echo; case $$answer in [yY]*) ;; *) echo "make: kept"; return 1 ;; esac; }; \
 	if ask "what was installed and cached here (.venv, .uv, caches)"; then \
-	  rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis bench-core.json; \
+	  rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis bench-core.json bench-monitoring.json; \
 	  find packages services tests -type d -name __pycache__ -prune -exec rm -rf {} +; \
 	fi; \
 	if docker info >/dev/null 2>&1 && [ -n "$$($(COMPOSE) ps --all --quiet 2>/dev/null)$$(docker volume ls --quiet --filter label=com.docker.compose.project=roundtable)" ]; then \

@@ -48,6 +48,7 @@ class Stack:
     project: str = field(default_factory=lambda: f"roundtable-test-{os.getpid()}")
     port: int = field(default_factory=_free_port)
     settings: dict[str, str] = field(default_factory=dict)  # over the tests' own
+    files: tuple[str, ...] = FILES
 
     def compose(self, *words: str, timeout: float = 120) -> str:
         done = self.attempt(*words, timeout=timeout)
@@ -79,7 +80,7 @@ class Stack:
     def _env(self) -> dict[str, str]:
         own = {
             "COMPOSE_PROJECT_NAME": self.project,
-            "COMPOSE_FILE": ":".join(FILES),
+            "COMPOSE_FILE": ":".join(self.files),
             "COMPOSE_ENV_FILES": os.devnull,
             "PORT": str(self.port),
             "GRAFANA_PORT": str(self.port + 1 if self.port < 65535 else 3000),
@@ -156,7 +157,7 @@ class Stack:
 
     # --- waiting
 
-    def until(self, check: Callable[[], Any], seconds: float) -> Any:
+    def until(self, check: Callable[[], Any], seconds: float, every: float = 0.5) -> Any:
         """What `check` says, once it says something; what answers nothing (yet) is asked again."""
         deadline, pause, last = time.monotonic() + seconds, threading.Event(), "nothing"
         while time.monotonic() < deadline:
@@ -165,6 +166,6 @@ class Stack:
                     return found
             except httpx.TransportError as error:
                 last = repr(error)
-            pause.wait(0.5)
+            pause.wait(every)
         logs = self.attempt("logs", "--tail", "15").stdout
         raise AssertionError(f"not within {seconds:g} s ({last})\n{logs}")

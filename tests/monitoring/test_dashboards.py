@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ sys.path.insert(0, str(GRAFANA))
 import dashboards  # noqa: E402
 
 SAMPLE = Path(__file__).with_name("telegraf-1.39.3-sample.lp")
+SCHEMA = Path(__file__).with_name("dashboard.schema.json")
 NAMES = sorted(dashboards.DASHBOARDS)
 
 # Panels whose query may find nothing in the sample, and why.
@@ -178,6 +180,27 @@ def test_the_committed_json_is_what_the_code_makes(name: str) -> None:
     committed = (GRAFANA / "dashboards" / f"{name}.json").read_text(encoding="utf-8")
 
     assert committed == dashboards.rendered(name), "run: make dashboards"
+
+
+def complaints(*files: Path) -> str:
+    """What check-jsonschema says against them; nothing where they are as the schema says."""
+    command = [Path(sys.executable).with_name("check-jsonschema"), "--schemafile", SCHEMA, *files]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout + done.stderr if done.returncode else ""
+
+
+def test_the_committed_json_is_as_grafanas_schema_says() -> None:
+    assert not complaints(*(GRAFANA / "dashboards" / f"{name}.json" for name in NAMES))
+
+
+def test_the_schema_knows_what_grafana_would_leave_aside_without_a_word(tmp_path: Path) -> None:
+    """An option's misspelt name, or a value that it does not have: the panel would be drawn without it."""
+    text = (GRAFANA / "dashboards" / "federation.json").read_text(encoding="utf-8")
+    wrong = {'"drawStyle": "line"': '"drawStyle": "lines"', '"rawQuery": true': '"rawquery": true'}
+    for number, (right, one) in enumerate(wrong.items()):
+        assert right in text
+        (tmp_path / f"{number}.json").write_text(text.replace(right, one, 1), encoding="utf-8")
+        assert complaints(tmp_path / f"{number}.json"), one
 
 
 def queries(name: str) -> list[tuple[str, str]]:

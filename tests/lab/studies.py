@@ -123,7 +123,10 @@ class MadeUp:
     workers: int = 2
     environment: dict[str, str] = field(default_factory=dict)
     carried: list[tuple[str, int]] = field(default_factory=list)
+    kept: list[tuple[str, int]] = field(default_factory=list)  # those whose weights were asked for
 
-    def carry_out(self, experiment: Experiment, limit: float) -> Repeat:  # noqa: ARG002
+    def carry_out(self, experiment: Experiment, limit: float, keep: bool = False) -> Repeat:  # noqa: ARG002
         self.carried.append((experiment.name, experiment.seed))
+        if keep:
+            self.kept.append(self.carried[-1])
         return self.outcome(experiment)

@@ -12,12 +12,20 @@ import pytest
 from lab import data, gains, machine, overlap, predictions, report, results
 from lab.native import Folders
 from lab.results import Result, Spread, Startup
+from lab.study import page, pictures
+from lab.study.files import Section
+from lab.study.records import CellRecord, Store
+from lab.study.sitting import drop, weights_of
+from lab.study.summary import summary
 from PIL import Image
+from roundtable.codec import encode
 from roundtable.experiment import Experiment, parse
 from roundtable.messages import Gain, RunDetail
 from roundtable.tasks import find
 from roundtable.weights import ArraySpec, Manifest, Weights
 from worker.runtime import configure_threads
+
+from tests.lab.studies import records, section, tiny
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = Folders(Path("runs"), ROOT / "tasks", ROOT / "datasets")
@@ -136,6 +144,57 @@ class TestFigure:
         labels = np.array([1] * 20 + [0, 2, 0] + [1] * 9)
         assert predictions.choice(labels).tolist() == [0, 1, 20, 21, 22]
         assert predictions.choice(np.array([7, 7])).tolist() == [0, 1]
+
+
+def _studied(folder: Path, cells_: int) -> tuple[Section, dict[str, CellRecord]]:
+    """A study of clouds with records whose weights hash is that of `weights_of` below."""
+    path = tiny(folder, str(list(range(2, 2 + cells_))))
+    options = "\n".join(f"{name} = {value}" for name, value in TINY.items())
+    text = path.read_text().replace('task = "digits"', 'task = "clouds"')
+    path.write_text(
+        text.replace("[experiment.clients]", f"[experiment.task_options]\n{options}\n\n[experiment.clients]")
+    )
+    part = section(path)
+    return part, records(part, lambda _cell, seed: 0.7 + seed / 1000)
+
+
+def _file(weights: Weights) -> bytes:
+    return b"".join(bytes(buffer) for buffer in encode({"weights": weights}).buffers)
+
+
+class TestStudy:
+    def test_shows_predictions_of_each_cell_beside_the_masks_and_says_synthetic(self, tmp_path: Path) -> None:
+        part, found = _studied(tmp_path, 6)
+        out, folders = tmp_path / "out", Folders(tmp_path / "out/.lab", ROOT / "tasks", ROOT / "datasets")
+        message = _file(TestDrawing().weights(clouds()))
+        for record in found.values():
+            Store(out / "tiny").write(record)
+            path = weights_of(folders, record.repeats[0])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(message)
+        assert list(pictures.make(out, [part], folders)) == []
+        drop(folders, "run-1")
+        assert not list(folders.runs.rglob("*.safetensors"))
+        assert list(pictures.make(out, [part], folders)) == []  # made once
+        report_ = page.gather(part.study, [part], out, "{cell}{seed}", ROOT / "tasks")
+        drawn = [plot for plot in report_.parts[0].plots if "-predictions-" in plot.name]
+        assert [plot.name for plot in drawn] == ["tiny-predictions-1", "tiny-predictions-2"]
+        assert "(2, 3, 4, 5, 6)" in drawn[0].text and "(7)" in drawn[1].text
+        written = page.write(report_, tmp_path / "made").read_text()
+        assert "Data: SYNTHETIC scenes" in written and "The clouds are synthetic scenes." in written
+        assert "Data: SYNTHETIC" in (tmp_path / "made/report.md").read_text()
+
+    def test_weights_that_do_not_fit_are_said_and_the_report_goes_without(self, tmp_path: Path) -> None:
+        part, found = _studied(tmp_path, 1)
+        folders = Folders(tmp_path / "out/.lab", ROOT / "tasks", ROOT / "datasets")
+        (record,) = found.values()
+        Store(tmp_path / "out/tiny").write(record)
+        path = weights_of(folders, record.repeats[0])
+        path.parent.mkdir(parents=True)
+        path.write_bytes(_file(TestDrawing().weights(clouds(filters=3))))
+        (problem,) = pictures.make(tmp_path / "out", [part], folders)
+        assert problem.startswith("tiny/clients-2: task clouds now makes another model")
+        assert pictures.of(summary(part, found), tmp_path / "out", ROOT / "tasks") == []
 
 
 class TestDrawing:

@@ -29,11 +29,11 @@ from lab.study.pace import Load, total, trimmed
 from lab.study.power import read
 from lab.study.records import Repeat, Store
 from lab.study.show import Plain, Silent
-from lab.study.sitting import Sitting, TooSlow, _Watch
+from lab.study.sitting import Sitting, TooSlow, _Watch, weights_of
 from rich.console import Console
 from roundtable.errors import NotPossible, StorageFull
 from roundtable.experiment import Experiment
-from roundtable.messages import RunView
+from roundtable.messages import RunDetail, RunView
 
 from tests.lab.studies import MadeUp, a_repeat, tiny
 
@@ -281,6 +281,39 @@ def test_a_folder_that_another_study_uses_ends_the_sitting_and_is_no_failure_of_
     assert "another lab is using" in line and line.endswith("use another folder with --out")
 
 
+# --- what a run leaves on the disk
+
+
+@pytest.mark.parametrize(
+    ("state", "keep", "keep_all", "stays"),
+    [
+        ("finished", False, False, False),
+        ("failed", False, False, False),
+        ("finished", True, False, True),  # the report will draw its predictions
+        ("finished", False, True, True),  # --keep-weights
+        ("running", False, False, True),  # the aggregator is still at it
+    ],
+)
+def test_a_runs_weights_go_once_it_has_ended_unless_they_are_wanted(
+    tmp_path: Path, detail: RunDetail, state: str, keep: bool, keep_all: bool, stays: bool
+) -> None:
+    folders = Folders(tmp_path / "out/.lab", ROOT / "tasks", ROOT / "datasets")
+    repeat = a_repeat(1, (0.9,))
+    weights = weights_of(folders, repeat)
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"w")
+    (folders.state / "lab.sqlite").write_bytes(b"s")
+    sitting = Sitting(Place(folders), 2, Silent(), keep_weights=keep_all)
+    sitting._put_away(repeat, detail.model_copy(update={"state": state}), keep)
+    assert weights.exists() == stays and (folders.state / "lab.sqlite").exists()
+
+
+def test_only_the_first_repeat_of_a_cell_with_pictures_keeps_its_weights(study: Study) -> None:
+    study.go(pictured=frozenset({("tiny", "clients-8")}))
+    kept = [run for run in study.sitting.kept if not run[0].startswith("calibration")]
+    assert kept == [("tiny-clients-8", 1)]
+
+
 # --- time
 
 
@@ -363,6 +396,7 @@ def test_a_study_killed_in_the_middle_goes_on_and_its_cells_repeat_to_the_same_b
     assert "2 repeats are kept from before" in again.stdout
     page = (tmp_path / "out/tiny/report.html").read_text()
     assert "9 runs of 3 cells finished, 0 failed" in page and "in one place" in page
+    assert not list((tmp_path / "out/.lab").rglob("*.safetensors"))  # no run's weights fill the disk
     one = subprocess.run(
         [*lab, "repeat", str(path), "tiny/clients-8", "--seed", "2", *places],
         capture_output=True,

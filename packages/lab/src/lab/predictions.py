@@ -19,6 +19,7 @@ from matplotlib.patches import Patch
 from roundtable.errors import InvalidInput
 from roundtable.experiment import Experiment
 from roundtable.tasks.loading import blaming
+from roundtable.tasks.task import Data
 from roundtable.types import Array, RunId
 from roundtable.weights import Weights
 
@@ -43,17 +44,28 @@ def fetch(api: Api, run: RunId) -> Weights:
 
 def png(experiment: Experiment, folders: Folders, weights: Weights, title: str) -> bytes:
     """The figure as a PNG. Raises InvalidInput where task, data or model do not fit the weights."""
+    image = io.BytesIO()
+    classes = data.task_of(experiment, folders.tasks).task.classes
+    drawing = figure(predicted(experiment, folders, weights), classes, title)
+    drawing.savefig(image, format="png", dpi=130, metadata={"Software": None})
+    return image.getvalue()
+
+
+def predicted(
+    experiment: Experiment, folders: Folders, weights: Weights, held: Data | None = None
+) -> dict[str, Array]:
+    """A few test examples as Task.pictures shows them: name → [n, h, w(, 3)]. Raises InvalidInput.
+
+    `held`: the task's data, where they have been loaded before.
+    """
     task = data.task_of(experiment, folders.tasks).task
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with blaming(f"task {experiment.task}: its predictions cannot be drawn"):
-        held = task.load(folders.datasets)
+        held = held or task.load(folders.datasets)
         chosen = choice(task.labels(held.y_test))
         x, y = held.x_test[chosen], held.y_test[chosen]
         outputs = np.asarray(assigned(experiment, task, weights)(x))
-        shown = task.pictures(x, y, outputs)
-    image = io.BytesIO()
-    figure(shown, task.classes, title).savefig(image, format="png", dpi=130, metadata={"Software": None})
-    return image.getvalue()
+        return dict(task.pictures(x, y, outputs))
 
 
 def choice(labels: Array) -> Array:

@@ -11,6 +11,7 @@ import psutil
 import typer
 from roundtable.errors import InvalidSetting, RoundtableError
 
+from lab import data
 from lab.api import checked_url
 from lab.exits import Exit
 from lab.live import clock, percent
@@ -23,7 +24,7 @@ from lab.study.files import load
 from lab.study.measures import last
 from lab.study.records import Store
 from lab.study.show import Live, Plain, Show, Standing
-from lab.study.sitting import Sitting
+from lab.study.sitting import Sitting, drop
 
 OUT = Path("runs/studies")
 
@@ -71,6 +72,9 @@ def run(
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Set aside what is there and start anew.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed repeats again.")] = False,
+    keep_weights: Annotated[
+        bool, typer.Option("--keep-weights", help="Keep every run's weights and states in OUT/.lab.")
+    ] = False,
     url: Url = None,
     admin_token_file: TokenFile = None,
     grafana: Annotated[
@@ -97,7 +101,7 @@ def run(
     budget = minutes if minutes is not None else file.budget_minutes
     place = Place(Folders(out_dir / ".lab", tasks_dir, datasets_dir), url, admin_token_file, port)
     number = workers or max(section.study.workers for section in sections)
-    with Sitting(place, number, show, grafana) as sitting:
+    with Sitting(place, number, show, grafana, keep_weights) as sitting:
         conduct = Conduct(
             found,
             out_dir,
@@ -108,6 +112,12 @@ def run(
             None if budget is None else budget * MINUTE,
             fresh,
             retry_failed,
+            pictured=frozenset(
+                (part.section.key, cell.id)
+                for part in found
+                for cell in part.cells
+                if data.draws(cell.experiment, tasks_dir)
+            ),
         )
         conduct.open()
         try:
@@ -126,7 +136,10 @@ def run(
             return Exit.INTERRUPTED
         finally:
             show.end()
-    report(study, out_dir)
+    report(study, out_dir, None, tasks_dir, datasets_dir)
+    if not keep_weights:
+        for repeat in (r for record in conduct.records.values() for r in record.repeats if r.run):
+            drop(place.folders, str(repeat.run))
     took = time.time() - began
     over = "" if budget is None or took <= budget * MINUTE else f", over its {clock(budget * MINUTE)}"
     failed = f"{conduct.failed} of them failed" if conduct.failed else "none failed"
@@ -191,13 +204,17 @@ def report(
         Path | None,
         typer.Option("--to", help="Where to write it; OUT/STUDY where left out.", show_default=False),
     ] = None,
+    tasks_dir: Tasks = TASKS,
+    datasets_dir: Datasets = DATASETS,
 ) -> int:
     """Write the report of what has been run so far: report.html, report.md, CSV and figures."""
-    from lab.study import page  # matplotlib and scipy: a second, which only those wait for who need it
+    from lab.study import page, pictures  # matplotlib and scipy: a second, for those alone who need it
 
     file, sections = load(study)
     command = f"uv run lab study repeat {study} {{cell}} --seed {{seed}}"
-    made = page.gather(file, sections, out_dir, command)
+    for problem in pictures.make(out_dir, sections, Folders(out_dir / ".lab", tasks_dir, datasets_dir)):
+        out.print(f"predictions are not drawn: {problem}", soft_wrap=True, markup=False)
+    made = page.gather(file, sections, out_dir, command, tasks_dir)
     folder = to or out_dir / file.name
     written = page.write(made, folder)
     page.write_tables(sections, out_dir, folder)

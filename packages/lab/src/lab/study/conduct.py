@@ -67,6 +67,7 @@ class Conduct:
     repeats: dict[str, int] = field(default_factory=dict)  # section → planned
     done: int = 0
     failed: int = 0
+    pictured: frozenset[tuple[str, str]] = frozenset()  # cells whose first weights the report draws
 
     # --- before anything is started
 
@@ -104,9 +105,10 @@ class Conduct:
         while jobs := self._affordable(going):
             self._stand(jobs, going)
             began = time.monotonic()
-            repeat = self.sitting.carry_out(
-                jobs[0].cell.with_seed(jobs[0].seed), jobs[0].ready.section.study.time_limit
-            )
+            job = jobs[0]
+            experiment, limit = job.cell.with_seed(job.seed), job.ready.section.study.time_limit
+            keep = job.id in self.pictured and job.repeat == 0
+            repeat = self.sitting.carry_out(experiment, limit, keep)
             going.took(jobs[0].id, time.monotonic() - began)
             self._keep(jobs[0], repeat)
 

@@ -20,14 +20,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from roundtable.errors import InvalidSetting, NotPossible, StorageFull, Unknown
 
+from lab import data
 from lab.live import clock
 from lab.machine import Environment as Machine
-from lab.study import gaps, grids, plots, words
+from lab.options import TASKS
+from lab.study import gaps, grids, pictures, plots, words
 from lab.study.files import Section, Study
 from lab.study.measures import target_of, target_words, virtual_seconds
 from lab.study.plots import Plot
 from lab.study.records import NO_ROOM, CellRecord, Store
 from lab.study.summary import Summary, ranked, summary
+
+_SYNTHETIC = "The clouds are synthetic scenes."
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class Part:
 
     key: str
     study: Study
+    data: list[str]  # what each data set is, where its task says so
+    synthetic: str  # for captions, where some of it is
     words: list[str]
     plots: list[Plot]
     tables: list[tuple[str, grids.Table]]
@@ -57,7 +63,7 @@ class Report:
     coverage: grids.Table | None  # of one with parts
 
 
-def gather(study: Study, sections: Sequence[Section], out: Path, command: str) -> Report:
+def gather(study: Study, sections: Sequence[Section], out: Path, command: str, tasks: Path = TASKS) -> Report:
     """Read the records and work everything out. `command`: repeats a cell, `{cell}` and `{seed}` put in.
 
     Raises Unknown where nothing has been run, NotPossible where records do not belong together.
@@ -75,7 +81,7 @@ def gather(study: Study, sections: Sequence[Section], out: Path, command: str) -
     table = ranked(found)
     return Report(
         study=study,
-        parts=[_part(own, command) for own in found],
+        parts=[_part(own, command, out, tasks) for own in found],
         ranking=words.of_all(table),
         effects=grids.of_effects(table),
         published=grids.of_published(found),
@@ -132,14 +138,19 @@ def _check_together(section: Section, records: Mapping[str, CellRecord]) -> None
 # --- a section ----------------------------------------------------------------------------------------------
 
 
-def _part(found: Summary, command: str) -> Part:
+def _part(found: Summary, command: str, out: Path, tasks: Path) -> Part:
     drawn = [plots.learning(found), *(plots.effect(found, factor) for factor in found.factors)]
+    drawn += pictures.of(found, out, tasks)
+    told = dict.fromkeys(data.described(record.experiment, tasks) for record in found.records)
+    described = [line for line in told if line]
     tables = [("Every cell: mean ± half the 95 % interval (n)", grids.of_cells(found))]
     rows = [*found.rows, *found.baselines]
     first = {row.cell.id: found.study.seed(0) for row in rows}
     return Part(
         key=found.section.key,
         study=found.study,
+        data=described,
+        synthetic=_SYNTHETIC if any("SYNTHETIC" in line for line in described) else "",
         words=words.of_section(found),
         plots=[plot for plot in drawn if plot is not None],
         tables=tables,
@@ -183,7 +194,7 @@ def _environment(records: Sequence[CellRecord]) -> list[tuple[str, str]]:
     began, ended = min(r.began for r in repeats), max(r.ended for r in repeats)
     energy = any(repeat.joules is not None for repeat in repeats)
     busy = sum(repeat.ended - repeat.began for repeat in repeats)
-    data = Counter(r.data_hash[:16] for r in repeats if r.data_hash)
+    hashes = Counter(r.data_hash[:16] for r in repeats if r.data_hash)
     return [
         (
             "machine",
@@ -207,7 +218,7 @@ def _environment(records: Sequence[CellRecord]) -> list[tuple[str, str]]:
             + ", sources "
             + all_of([record.versions.code[:16] for record in records]),
         ),
-        ("data", "content hashes " + ", ".join(data)),
+        ("data", "content hashes " + ", ".join(hashes)),
         (
             "when",
             f"{gaps.date(began)} to {gaps.date(ended)} UTC; {len(repeats)} runs, {clock(busy)} of running",

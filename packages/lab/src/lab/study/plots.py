@@ -33,10 +33,11 @@ _PAD = 0.08
 
 @dataclass(frozen=True)
 class Plot:
-    """`name` is its file's; `text` says what is seen, for those who do not see it."""
+    """`name` is its file's; `text` says what is seen, `legend` how to read it."""
 
     name: str
     text: str
+    legend: str
     inline: str  # an <svg> element
     svg: bytes
     png: bytes
@@ -65,7 +66,7 @@ def learning(summary: Summary) -> Plot | None:
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
         text = f"Learning curves of {summary.section.key}: {metric_words(metric)} over {_AXES[axis]}"
-        return _plot(figure, f"{summary.section.key}-learning", text)
+        return plotted(figure, f"{summary.section.key}-learning", text, "Lines: means; bands: 95 % intervals")
 
 
 def effect(summary: Summary, factor: Factor) -> Plot | None:
@@ -92,8 +93,11 @@ def effect(summary: Summary, factor: Factor) -> Plot | None:
         for axes in grid.flat[len(outcomes) :]:
             axes.set_visible(False)
         names = ", ".join(measure.label for measure in outcomes)
-        return _plot(
-            figure, f"{summary.section.key}-{factor.name}", f"{names} over {factor.label or factor.name}"
+        return plotted(
+            figure,
+            f"{summary.section.key}-{factor.name}",
+            f"{names} over {factor.label or factor.name}",
+            "Dots: single runs; bars: 95 % intervals",
         )
 
 
@@ -337,10 +341,10 @@ def _reference(axes: Any, summary: Summary, measure: Measure) -> None:
         )
 
 
-def _plot(figure: Figure, name: str, text: str) -> Plot:
+def plotted(figure: Figure, name: str, text: str, legend: str) -> Plot:
     inline = svg(figure, name)
     whole, png = io.BytesIO(), io.BytesIO()
     with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": name}):
         figure.savefig(whole, format="svg", metadata={"Date": None, "Creator": None})
     figure.savefig(png, format="png", dpi=150)
-    return Plot(name, text, inline, whole.getvalue(), png.getvalue())
+    return Plot(name, text, legend, inline, whole.getvalue(), png.getvalue())

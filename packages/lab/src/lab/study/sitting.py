@@ -7,9 +7,11 @@ aggregator has died, the run is a failure with that reason, and the next one fin
 
 from __future__ import annotations
 
+import shutil
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 
 import psutil
@@ -29,7 +31,7 @@ from roundtable.types import RunId, Seconds
 
 from lab.api import Api
 from lab.follow import follow
-from lab.native import Native, native, plain_nodes
+from lab.native import Folders, Native, native, plain_nodes
 from lab.place import Place
 from lab.progress import Progress
 from lab.study import power
@@ -42,6 +44,16 @@ DEATHS = 3  # labs in a row that died: it is not the run then
 class TooSlow(RunFailed): ...
 
 
+def weights_of(folders: Folders, repeat: Repeat) -> Path:
+    """Where the weights that a repeat ended with are, while they are kept."""
+    return folders.state / "runs" / f"{repeat.run}" / "weights" / f"{repeat.weights_hash}.safetensors"
+
+
+def drop(folders: Folders, run: RunId) -> None:
+    """What a run of ours that has ended left on the disk; its records stay."""
+    shutil.rmtree(folders.state / "runs" / run, ignore_errors=True)
+
+
 @dataclass
 class Sitting:
     """Use it with `with`. `place.folders.runs` is the lab's own folder for native processes, OUT/.lab."""
@@ -50,6 +62,7 @@ class Sitting:
     workers: int
     show: Show
     grafana: str | None = None
+    keep_weights: bool = False  # of every run
     environment: dict[str, str] = field(default_factory=dict)  # the aggregator's
     _stack: ExitStack = field(default_factory=ExitStack)
     _api: Api | None = None
@@ -64,8 +77,8 @@ class Sitting:
     ) -> None:
         self._close()
 
-    def carry_out(self, experiment: Experiment, limit: Seconds) -> Repeat:
-        """Run it anew to its end, whatever that is.
+    def carry_out(self, experiment: Experiment, limit: Seconds, keep: bool = False) -> Repeat:
+        """Run it anew to its end, whatever that is. `keep`: its last weights will be wanted (`weights_of`).
 
         Raises StorageFull; where no lab can be had NotPossible (another one has the folder), InvalidSetting,
         Unreachable.
@@ -99,7 +112,21 @@ class Sitting:
         ended = time.time()
         if detail is not None and detail.state != "finished":
             reason = reason or f"{detail.state}: {detail.reason or 'no reason was given'}"
-        return self._repeat(experiment, detail, run, reason, began, ended, watch, energy)
+        repeat = self._repeat(experiment, detail, run, reason, began, ended, watch, energy)
+        self._put_away(repeat, detail, keep)
+        return repeat
+
+    def _put_away(self, repeat: Repeat, detail: RunDetail | None, keep: bool) -> None:
+        """A study of hundreds of runs must not fill a disk with the weights of each."""
+        if repeat.run is None:
+            return
+        if self.place.url is None:
+            if detail is not None and detail.state in ENDED and not (keep or self.keep_weights):
+                drop(self.place.folders, repeat.run)
+        elif keep and self._api is not None and repeat.weights_hash is not None:
+            path = weights_of(self.place.folders, repeat)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._api.download(repeat.run, "latest", path)
 
     # --- the lab
 
@@ -118,6 +145,8 @@ class Sitting:
         for view in self._api.runs():  # of a sitting that was cut short
             if view.state not in ENDED:
                 self._api.stop(view.id)
+                if not self.keep_weights:
+                    drop(self.place.folders, view.id)
         self._lab.start_workers(plain_nodes(self.workers))
         return self._api
 

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import httpx
@@ -84,22 +84,15 @@ class Bench:
     clients: int
     engine: Engine
     ends: str = ""  # hash of the weights that every block ends with
+    containers: dict[str, str] = field(default_factory=dict)  # of monitoring; asking Compose takes time
 
     def begin(self) -> None:
         """Both images as the code is now, and monitoring up."""
         self.stack.compose("build", "--quiet", "aggregator", "worker", timeout=900)
-        self.stack.compose("up", "-d", "--no-build", "--no-deps", "influxdb")
-        self.stack.until(
-            lambda: (
-                self.stack.attempt(
-                    "exec", "-T", "influxdb", "influx", "-execute", "SHOW DATABASES"
-                ).returncode
-                == 0
-            ),
-            120,
-        )
+        self.stack.compose("up", "-d", "--no-build", "--no-deps", "--wait", "influxdb", timeout=180)
         names = [name for name in self.services if name != "influxdb"]
         self.stack.compose("up", "-d", "--no-build", "--no-deps", "influxdb-setup", *names, timeout=300)
+        self.containers = {name: self.stack.containers(name)[0] for name in self.services}
         self._seen("the machine's own points", "SELECT last(usage_idle) FROM cpu")
 
     def block(self, monitored: bool) -> Block:
@@ -123,14 +116,13 @@ class Bench:
         commits = [record["committed"] for record in history if record["round"] >= WARM_UP]
         if monitored:
             self._check(run)
+        rss = {name: self.engine.stats(one)[1] for name, one in self.containers.items() if monitored}
         return Block(
             monitored,
             tuple(later - earlier for earlier, later in itertools.pairwise(commits)),
             wall,
             spent,
-            {name: self.engine.stats(self._container(name))[1] for name in self.services}
-            if monitored
-            else {},
+            rss,
         )
 
     def _start(self, monitored: bool) -> str:
@@ -158,12 +150,9 @@ class Bench:
 
         self.stack.until(there, 900, every=2.0)  # seldom: asking takes processor time too
 
-    def _container(self, service: str) -> str:
-        return self.stack.containers(service)[0]
-
     def _cpu(self, monitored: bool) -> dict[str, float]:
         """Seconds so far."""
-        seconds = {name: self.engine.stats(self._container(name))[0] for name in self.services if monitored}
+        seconds = {name: self.engine.stats(one)[0] for name, one in self.containers.items() if monitored}
         own = self.engine.own_cpu()
         return seconds if own is None else seconds | {"dockerd": own}
 

@@ -114,6 +114,14 @@ def test_each_service_is_pinned_confined_and_watched(name: str) -> None:
     assert name in STEPS or service["deploy"]["resources"]["limits"]["memory"]
 
 
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.node.yaml"])
+def test_what_crashes_starts_again_and_all_of_it_with_the_machine(name: str) -> None:
+    """`on-failure` would not: what ended well as the machine went down stays down."""
+    services = YAML(typ="safe").load((ROOT / name).read_text(encoding="utf-8"))["services"]
+    for service, definition in services.items():
+        assert definition["restart"] == ("no" if service in STEPS else "unless-stopped"), service
+
+
 def test_influxdbs_cache_is_well_below_what_its_container_may_use() -> None:
     """A full cache refuses points; one that never fills gets the container killed instead."""
     influxdb = together("compose.yaml")["influxdb"]

@@ -41,6 +41,23 @@ async def test_files_are_sent_again_only_when_they_have_changed_and_nothing_else
             assert (await lab.http.get(f"/page/{path}")).status_code == 404, path
 
 
+async def test_a_report_is_served_where_lab_has_left_one_for_a_run_that_is_known(open_lab, tmp_path):
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "report.html").write_text("of nobody")
+    async with open_lab(reports_dir=tmp_path / "reports") as lab:
+        run = (await lab.create({"name": "told", "task": "digits"}))["id"]
+        missing = await lab.http.get(f"/v1/runs/{run}/report")
+        assert missing.status_code == 404 and "`lab report` makes it" in missing.json()["detail"]
+        for path in ("..", "%2e%2e", "nobody"):
+            assert (await lab.http.get(f"/v1/runs/{path}/report")).status_code == 404, path
+        (tmp_path / "reports" / run).mkdir()
+        (tmp_path / "reports" / run / "report.html").write_text("<h1>how it went</h1>")
+        found = await lab.http.get(f"/v1/runs/{run}/report")
+        assert found.text == "<h1>how it went</h1>" and found.headers["content-type"].startswith("text/html")
+        policy = found.headers["content-security-policy"]
+        assert "default-src 'none'" in policy and policy.endswith("sandbox") and "script-src" not in policy
+
+
 def test_every_file_that_a_module_imports_is_there():
     names = set(page.assets())
     for name, asset in page.assets().items():

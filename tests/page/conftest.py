@@ -71,8 +71,13 @@ class PageLab(Lab):
     def start_aggregator(self) -> Child:
         command = ["-m", "aggregator", "--port", str(self.port), "--state-dir", str(self.state)]
         settings = {"POLL_SECONDS": "1", "PUBLISHED_ON": self.published_on, "ALLOW_PLAIN_HTTP": "true"}
+        settings["REPORTS_DIR"] = str(self.reports)
         self.aggregator = self._start("aggregator", command, settings)
         return self.aggregator
+
+    @property
+    def reports(self) -> Path:
+        return self.state.with_name("reports")
 
     def work(self, *names: str, gate: threading.Event | None = None) -> None:
         """Workers so named; they train while `gate` is open."""
@@ -125,14 +130,18 @@ def look(context: BrowserContext) -> Iterator[Callable[..., Page]]:
         page = context.new_page()
         pages.append(page)
 
+        def fault(kind: str, text: str) -> None:
+            if not any(word in text for word in excused):
+                faults.append(f"{kind}: {text}")
+
         def heard(message: ConsoleMessage) -> None:
             if MOVED in message.text:
                 moved.append(message.text)
-            elif message.type in ("error", "warning") and not any(word in message.text for word in excused):
-                faults.append(f"{message.type}: {message.text}")
+            elif message.type in ("error", "warning"):
+                fault(message.type, message.text)
 
         page.on("console", heard)
-        page.on("pageerror", lambda error: faults.append(f"thrown: {error}"))
+        page.on("pageerror", lambda error: fault("thrown", str(error)))
         page.set_default_timeout(60_000)
         for _ in range(5):
             try:

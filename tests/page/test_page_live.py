@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from playwright.sync_api import Error, Page, expect
 from roundtable.experiment import Experiment, parse
@@ -150,6 +151,83 @@ def test_a_run_is_stopped_and_gone_on_with_by_keyboard_and_with_the_right_token_
     shows(page, "all 3 rounds are done")
     assert [view.name for view in lab.api.runs()][-2:] == ["keys", "keys"]
     assert not page.evaluate("location.href").count(lab.token("admin"))
+
+
+REPORT = """<!doctype html><title>made elsewhere</title><style>h1 { color: rgb(0, 114, 178); }</style>
+<h1>as lab has made it</h1><script>document.title = "a script ran"</script>
+<img src="https://elsewhere.example/a.png">
+<svg><rect style="fill: rgb(213, 94, 0)" width="9" height="9"/></svg>"""
+
+
+@pytest.mark.usefixtures("gate")
+def test_the_report_that_lab_has_made_of_a_past_run_is_shown_and_runs_nothing(
+    lab: PageLab, look: Callable[..., Page]
+) -> None:
+    run = lab.run(softmax("reported", 1)).id
+    lab.run(softmax("later", 1))
+    refused = ("elsewhere.example", "Content Security Policy", "sandboxed")
+    page = look(lab.url, excused=refused)
+    page.locator("#t-past").get_by_role("link", name="reported").click()
+    expect(page.locator("#report")).to_contain_text(f"lab report {run}", timeout=LATE)
+    (lab.reports / run).mkdir(parents=True)
+    (lab.reports / run / "report.html").write_text(REPORT)
+    page.locator("#t-past").get_by_role("link", name="later").click()
+    expect(page.locator("#run-name")).to_have_text("later", timeout=LATE)
+    page.locator("#t-past").get_by_role("link", name="reported").click()
+    link = page.get_by_role("link", name="The report, with its charts")
+    expect(link).to_be_visible(timeout=LATE)
+    link.focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading")).to_have_text("as lab has made it", timeout=LATE)
+    assert page.url == f"{lab.url}/v1/runs/{run}/report" and page.title() == "made elsewhere"
+    assert page.locator("h1").evaluate("e => getComputedStyle(e).color") == "rgb(0, 114, 178)"
+    assert page.locator("rect").evaluate("e => getComputedStyle(e).fill") == "rgb(213, 94, 0)"
+    assert page.evaluate("self.origin") == "null"
+
+
+def test_a_node_that_brings_its_own_data_is_marked(lab: PageLab, look: Callable[..., Page]) -> None:
+    own = {"examples": 7, "labels": {"0": 7}}
+    said = {"protocol": 1, "instance": "feedbeef" * 2, "host": "pi-7", "node": "pi-7", "arch": "aarch64"}
+    httpx.post(
+        f"{lab.url}/v1/join",
+        json=said | {"cpus": 4, "memory_bytes": 1 << 32, "pinned": own},
+        headers={"Authorization": f"Bearer {lab.token('join')}"},
+    ).raise_for_status()
+    page = look(lab.url)
+    row = page.locator("#t-workers tr", has_text="pi-7")
+    expect(row.get_by_title("its data is on this node only")).to_have_text("pinned", timeout=LATE)
+    others = page.locator("#t-workers tr", has_not_text="pi-7")
+    assert "pinned" not in " ".join(others.all_inner_texts())
+
+
+@pytest.mark.parametrize("missing", ["run.js", "vendor/uPlot.iife.min.js"])
+def test_a_page_of_which_a_part_did_not_arrive_says_so(
+    lab: PageLab, look: Callable[..., Page], missing: str
+) -> None:
+    page = look(lab.url)
+    expect(page.locator("#waiting")).to_have_count(0, timeout=LATE)
+    page = look("about:blank", excused=("ERR_FAILED", "uPlot is not defined"))
+    page.route(f"**/page/{missing}", lambda route: route.abort())
+    page.goto(lab.url)
+    expect(page.locator("#waiting")).to_be_visible(timeout=LATE)
+    expect(page.locator("#waiting")).to_contain_text("a part of it did not arrive: load it again")
+
+
+def test_the_http_interface_is_listed_with_nothing_from_elsewhere(
+    lab: PageLab, look: Callable[..., Page]
+) -> None:
+    page = look(lab.url)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.get_by_role("link", name="The HTTP interface").click()
+    paths = httpx.get(f"{lab.url}/openapi.json").json()["paths"]
+    count = sum(len(operations) for operations in paths.values())
+    expect(page.locator("tbody tr")).to_have_count(count, timeout=LATE)
+    expect(page.locator("tr", has_text="/v1/runs/{run}/stop")).to_contain_text("admin token")
+    expect(page.locator("#waiting")).to_have_count(0)
+    assert asked and all(url.startswith(f"{lab.url}/") for url in asked)
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
 @pytest.mark.usefixtures("gate")

@@ -270,6 +270,7 @@ class RunDetail(RunView):
     history: tuple[RoundRecord, ...] = ()
     best_round: int | None = None
     environment: dict[str, str] = {}  # the aggregator's versions and machine
+    report: bool = False  # whether the page that `lab` has made of it can be had here
 
 
 class WorkerView(Reply):

@@ -21,6 +21,7 @@ def create_app(service: Service) -> FastAPI:
         title="Roundtable aggregator",
         description="The protocol is told in docs/protocol.md.",
         version=version("roundtable-aggregator"),
+        docs_url=None,  # routes/page has our own
         redoc_url=None,
         separate_input_output_schemas=False,
     )

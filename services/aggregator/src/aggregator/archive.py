@@ -42,7 +42,8 @@ class Archive:
         def read() -> RunDetail:
             store = self._storing.store
             row = store.run(run)
-            return views.detail(self.stored(row), row, [commit.record for commit in store.commits(run)])
+            found = views.detail(self.stored(row), row, [commit.record for commit in store.commits(run)])
+            return found.model_copy(update={"report": self._report(run).is_file()})
 
         return await self._storing.call(read)
 
@@ -59,6 +60,24 @@ class Archive:
             return f"[{','.join(commit.entry for commit in self._storing.store.commits(run))}]"
 
         return await self._storing.call(read)
+
+    async def report(self, run: RunId) -> bytes:
+        """The page that `lab` has made of it; Unknown where there is none to be had here, too."""
+
+        def read() -> bytes:
+            self._storing.store.run(run)
+            try:
+                return self._report(run).read_bytes()
+            except OSError as error:
+                raise Unknown(
+                    f"run {run} has no report here ({error.strerror}): `lab report` makes it"
+                ) from None
+
+        return await self._storing.call(read)
+
+    def _report(self, run: RunId) -> Path:
+        """`run` is one of the store's: no path of somebody's choice."""
+        return (self._settings.reports_dir or self._settings.state_dir / "reports") / run / "report.html"
 
     async def model(self, run: RunId, which: str) -> tuple[Path, Digest]:
         """The checkpoint of `latest`, `best` or `round:N`; Unknown where it is not kept, too."""

@@ -30,6 +30,9 @@ class ServiceSettings(BaseSettings):
     spool_dir: Path | None = Field(
         None, alias="SPOOL_DIR"
     )  # where updates land; by default inside each run's folder
+    reports_dir: Path | None = Field(
+        None, alias="REPORTS_DIR"
+    )  # where `lab` leaves RUN/report.html, to be shown
     join_token_file: Path | None = Field(None, alias="JOIN_TOKEN_FILE")  # default STATE_DIR/tokens/join
     admin_token_file: Path | None = Field(None, alias="ADMIN_TOKEN_FILE")  # default STATE_DIR/tokens/admin
     lost_after: Positive = Field(15.0, alias="LOST_AFTER")  # seconds of silence

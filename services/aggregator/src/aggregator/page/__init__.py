@@ -40,6 +40,14 @@ HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
+# A report brings its style and pictures along. Somebody wrote that file: it runs nothing and has no origin.
+REPORT_HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; sandbox",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
 _FAULT: Final = "<!-- fault -->"
 
 
@@ -60,6 +68,11 @@ def home(*, signed_in: bool) -> bytes:
     """The page; `signed_in`: it offers to sign out."""
     content = assets()["index.html"].content
     return content.replace(b'action="/sign-out" hidden', b'action="/sign-out"') if signed_in else content
+
+
+def interface() -> bytes:
+    """The HTTP interface, listed from /openapi.json."""
+    return assets()["interface.html"].content
 
 
 def sign_in(fault: str = "") -> bytes:

@@ -32,6 +32,12 @@ async def home(request: Request) -> Response:
     return _html(page.home(signed_in=False))
 
 
+@router.get("/docs")
+async def interface() -> Response:
+    """In place of FastAPI's own, which loads from elsewhere."""
+    return _html(page.interface())
+
+
 @router.get("/page/{path:path}")
 async def asset(request: Request, path: str) -> Response:
     found = page.assets().get(path)

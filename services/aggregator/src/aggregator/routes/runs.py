@@ -16,6 +16,7 @@ from roundtable.types import RunId
 from starlette.responses import Response
 
 from aggregator.bodies import ContentFile
+from aggregator.page import REPORT_HEADERS
 from aggregator.routes.access import (
     ADMIN,
     READ,
@@ -145,6 +146,15 @@ async def resume(request: Request, run: RunId) -> Response:
 async def ledger(request: Request, run: RunId) -> Response:
     """The chain's entries as they were hashed, oldest first."""
     return Response(await service_of(request).runs.archive.ledger(run), media_type="application/json")
+
+
+@router.get(
+    "/v1/runs/{run}/report", response_class=Response, dependencies=[Depends(check_reader)], openapi_extra=READ
+)
+async def report(request: Request, run: RunId) -> Response:
+    """`lab`'s report of a run that has ended, one page of HTML; where REPORTS_DIR has it."""
+    content = await service_of(request).runs.archive.report(run)
+    return Response(content, headers=REPORT_HEADERS, media_type="text/html; charset=utf-8")
 
 
 @router.get(

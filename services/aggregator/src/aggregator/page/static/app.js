@@ -89,6 +89,7 @@ function linked(up) {
 function choose() {
   const [, id] = location.hash.match(/^#run=(.+)$/) ?? [];
   state.chosen = id ? decodeURIComponent(id) : null;
+  asked.delete(state.chosen); // its report may have been written since
   changed();
   if (id) $("run").focus();
 }
@@ -99,6 +100,7 @@ function again(colours) {
   changed();
 }
 
+if (window.uPlot) $("waiting").remove(); // every part of the page has arrived
 addEventListener("hashchange", choose);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => again(true));
 addEventListener("resize", () => again());

@@ -8,7 +8,7 @@ export function drawReport(state) {
   const run = state.shown;
   const detail = run && ENDED.has(run.state) ? state.details.get(run.id) : null;
   show($("report"), Boolean(detail));
-  const sign = detail ? `${run.id} ${state.versions.get(run.id)} ${state.workers.length}` : "";
+  const sign = detail ? `${run.id} ${detail.report} ${state.versions.get(run.id)} ${state.workers.length}` : "";
   if (!detail || sign === signs) return;
   signs = sign;
   const records = state.records(run);
@@ -17,9 +17,10 @@ export function drawReport(state) {
   if (detail.experiment.description) body.append(h("p", {}, detail.experiment.description));
   body.append(facts(detail, records));
   if (records.length) body.append(h("h3", {}, "The workers' own accounts, summed over all rounds"), accounts(records, state.workers));
-  body.append(h("h3", {}, "To keep"), downloads(run, records));
+  body.append(h("h3", {}, "To keep"), downloads(run, records, detail.report));
+  if (detail.report) return;
   body.append(
-    h("p", { class: "quiet" }, "As one file with its charts and the whole experiment: in runs/ where lab run was given, or made by"),
+    h("p", { class: "quiet" }, "As one page with its charts and the whole experiment: in runs/ where lab run was given, or made by"),
     h("pre", {}, `lab report ${run.id} --url ${location.origin}`),
   );
 }
@@ -73,10 +74,11 @@ function accounts(records, workers) {
   return h("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": "The workers' accounts" }, table);
 }
 
-function downloads(run, records) {
+function downloads(run, records, report) {
   const line = h("p", { class: "downloads" });
   const link = (words, href, name) => line.append(h("a", { class: "button", href, download: name }, words));
   const at = `/v1/runs/${run.id}`;
+  if (report) line.append(h("a", { class: "button primary", href: `${at}/report` }, "The report, with its charts"));
   if (records.length) {
     const table = h("button", { type: "button" }, "Rounds (CSV)");
     table.addEventListener("click", () => save(`${run.id}-rounds.csv`, csv(records)));

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.benchmarks import coordination, memory, simulated_round, startup
+from tests.benchmarks import arithmetic, coordination, memory, simulated_round, startup
 from tests.benchmarks.results import Figure, table, write
 
 # MB → (rounds, rounds of warm-up), thorough and quick; ratio to reach
@@ -41,6 +41,7 @@ _BENCHMARKS: dict[str, Callable[[bool], list[Callable[[], Figure]]]] = {
     "coordination": _coordination,
     "durability": _durability,
     "simulated_round": lambda quick: [lambda: simulated_round.measure(*((2, 1) if quick else (5, 2)))],
+    "floor": lambda quick: [lambda: arithmetic.measure(3 if quick else 8)],
     "memory": lambda quick: [
         lambda: memory.aggregator(20.0 if quick else 100.0, 20, 1 if quick else 3),
         lambda: memory.worker(30 if quick else 100),

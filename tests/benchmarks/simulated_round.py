@@ -23,20 +23,21 @@ from tests.benchmarks.results import Differs, Figure, compare
 CLIENTS = 50
 EXAMPLES = 840
 WORKERS = 2
-_ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[2]
 _SAME = 0.03  # test accuracies further apart than this are not the same result
 
 
-def _experiment(rounds: int) -> Experiment:
+def experiment_of(rounds: int, every: int, clients: int = CLIENTS) -> Experiment:
+    """`every`: so many rounds to an evaluation."""
     return parse(
         {
             "name": "simulated-round",
             "task": "mnist",
-            "clients": {"count": CLIENTS},
+            "clients": {"count": clients},
             "partition": {"kind": "fixed", "size": EXAMPLES},
             "training": {"epochs": 1, "batch_size": 32, "optimizer": "sgd", "learning_rate": 0.1},
             "rounds": {"count": rounds},
-            "evaluation": {"every": rounds},
+            "evaluation": {"every": every},
         }
     )
 
@@ -45,13 +46,13 @@ def measure(rounds: int, warm_up: int) -> Figure:
     """Seconds a round after `warm_up` rounds. Raises Differs when the two do not learn the same."""
     total = rounds + warm_up
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        folders = Folders(runs=Path(folder), tasks=_ROOT / "tasks", datasets=_ROOT / "datasets")
+        folders = Folders(runs=Path(folder), tasks=ROOT / "tasks", datasets=ROOT / "datasets")
         with native(folders) as lab:
             lab.start_workers(plain_nodes(WORKERS))
-            history = carried_out(lab, _experiment(total)).history
+            history = carried_out(lab, experiment_of(total, total)).history
     # The first rounds trace the functions; the last one is evaluated after its commit.
     ours = np.diff([record.committed for record in history]).tolist()[warm_up:]
-    reference, accuracy = _reference(_experiment(total), warm_up)
+    reference, accuracy = _reference(experiment_of(total, total), warm_up)
     own = history[-1].accuracy
     if own is None or abs(own - accuracy) > _SAME:
         raise Differs(
@@ -90,7 +91,7 @@ def _fit(experiment: Experiment, warm_up: int, sender: Connection) -> None:
     from roundtable.tasks.mnist import Mnist
 
     task = Mnist()
-    data = task.load(_ROOT / "datasets")
+    data = task.load(ROOT / "datasets")
     spread = experiment.partition.split(data.y_train, experiment.clients.count, experiment.seed)
     parts = [(data.x_train[rows], data.y_train[rows]) for rows in spread]
     keras.utils.set_random_seed(experiment.seed)

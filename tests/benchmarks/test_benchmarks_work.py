@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.benchmarks import coordination, floor
+from tests.benchmarks import arithmetic, coordination, floor
 from tests.benchmarks.results import Differs, Figure, compare, table, write
 
 
@@ -40,3 +41,21 @@ def test_the_table_says_what_was_missed() -> None:
     assert "| quick | 20 | 200.0 ms | 100.0 ms | 2.00 | ≤ 3× | met |" in text
     assert "| slow |  | 4.00 s | 1.00 s | 4.00 | ≤ 3× | **missed** |" in text
     assert "| memory | 1 | 90.00 MB | 150.00 MB | 0.60 |  |  |" in text
+
+
+def test_the_arithmetic_of_a_step_is_the_products_of_both_passes() -> None:
+    rng = np.random.default_rng(1)
+    sizes = arithmetic.LAYERS
+    w1, w2, w3 = (rng.normal(size=pair).astype(np.float32) for pair in pairwise(sizes))
+    x = rng.random((arithmetic.BATCH, sizes[0]), np.float32)
+    h1, h2 = x @ w1, x @ w1 @ w2
+    error = h2 @ w3  # as if the loss were half of its square: d loss / d weights
+    expected = [h2.T @ error, h1.T @ (error @ w3.T), x.T @ (error @ w3.T @ w2.T)]
+    for own, known in zip(arithmetic._step(x, [w1, w2, w3]), expected, strict=True):
+        np.testing.assert_allclose(own, known, rtol=1e-4)
+
+
+def test_the_floor_is_taken_in_processes_that_work_at_once() -> None:
+    found = arithmetic._together(arithmetic._products, 1)
+    assert len(found["seconds"]) == arithmetic.REPEATS and min(found["seconds"]) > 0
+    assert found["processor"][0] > 0

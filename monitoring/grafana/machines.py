@@ -9,6 +9,8 @@ from queries import NO_HOST, host, of_host
 def machines() -> Json:
     no_gpu = "No NVIDIA GPU reports here"
     no_sensor = "No temperature sensor reports here"
+    no_board = "No board that tells this reports here"
+    watts = 'mean("millivolts") * mean("milliamperes") / 1000000'
     return dashboard(
         "lab-machines",
         "Machines",
@@ -152,6 +154,34 @@ def machines() -> Json:
                         low=0,
                         why="Watts drawn, degrees Celsius.",
                         empty=no_gpu,
+                    ),
+                ],
+            ),
+            (1, [heading("Boards")]),
+            (
+                9,
+                [
+                    curve(
+                        "Board power",
+                        [
+                            of_host("board_power", 'mean("milliwatts") / 1000'),
+                            of_host("board_power", watts),
+                        ],
+                        unit="watt",
+                        low=0,
+                        why="What a whole Jetson draws, by its own INA3221. A Pi does not tell.",
+                        empty=no_board,
+                    ),
+                    limits(
+                        curve(
+                            "Supply too weak",
+                            [of_host("pi_supply", 'max("too_weak")')],
+                            low=0,
+                            high=1,
+                            why="1: a Pi's supply gives too little, and its firmware slows the processor down.",
+                            empty=no_board,
+                        ),
+                        (1, RED),
                     ),
                 ],
             ),

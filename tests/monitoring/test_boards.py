@@ -113,6 +113,8 @@ def test_a_real_telegraf_reads_nvidias_own_tool(tmp_path: Path, telegraf: str) -
     assert [value for _, field, value in found if field == "power_draw"] == [180.52]
 
 
-@pytest.mark.parametrize("measurement", ["jetson_gpu", "pi_temperature", "nvidia_smi", "temp"])
+@pytest.mark.parametrize(
+    "measurement", ["board_power", "jetson_gpu", "nvidia_smi", "pi_supply", "pi_temperature", "temp"]
+)
 def test_the_machines_dashboard_asks_for_what_boards_tell(measurement: str) -> None:
     assert f'FROM \\"{measurement}\\"' in DASHBOARD

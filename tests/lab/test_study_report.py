@@ -266,6 +266,20 @@ def test_nothing_is_shown_as_less_than_zero_by_rounding_alone() -> None:
     assert named("seconds", study).shown(-0.06) == "−0.1 s"
 
 
+def test_energy_and_windows_in_grafana_are_shown_where_there_are_any(tmp_path: Path) -> None:
+    part = section(tiny(tmp_path))
+    window = "http://127.0.0.1:3000/d/lab-federation?from=1&to=2&var-run=run-1"
+    for record in records(part, lambda _cell, _seed: 0.9).values():
+        told = [r.model_copy(update={"joules": 90.0, "grafana": window}) for r in record.repeats]
+        Store(tmp_path / "out/tiny").write(record.model_copy(update={"repeats": tuple(told)}))
+    report = page.gather(part.study, [part], tmp_path / "out", "{cell}{seed}")
+    written = page.write(report, tmp_path / "made").read_text()
+    assert written.count(f'href="{window.replace("&", "&amp;")}"') == 6
+    assert "energy to 80 %, J" in written and "90 ± 0 (3)" in written and ">by RAPL<" in written
+    plain = page.write(_report(tmp_path / "other", part), tmp_path / "plain").read_text()
+    assert "energy to" not in plain and "In Grafana" not in plain
+
+
 def test_published_figures_are_held_against_our_interval(tmp_path: Path) -> None:
     path = tiny(tmp_path)
     path.write_text(path.read_text() + PUBLISHED)

@@ -15,6 +15,7 @@ from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from hypothesis import given, settings
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 from lab.native import Folders, _locked
 from lab.place import Place
 from lab.progress import Progress
-from lab.study import ready
+from lab.study import power, ready
 from lab.study.conduct import Conduct
 from lab.study.files import load
 from lab.study.pace import Load, total, trimmed
@@ -360,16 +361,80 @@ def test_the_least_repeats_of_every_study_come_before_more_of_any(tmp_path: Path
 # --- energy
 
 
-def test_energy_is_what_the_counters_moved_even_around_their_end(tmp_path: Path) -> None:
-    package, core = tmp_path / "intel-rapl:0", tmp_path / "intel-rapl:0:0"
-    for folder, value in ((package, 9_000_000), (core, 5)):
-        folder.mkdir()
-        (folder / "max_energy_range_uj").write_text("10000000\n")
-        (folder / "energy_uj").write_text(f"{value}\n")
+def _counters(root: Path, **microjoules: int) -> None:
+    """As the kernel lays them out on a machine of two packages; a zone's name is its folder's."""
+    zones = {
+        "intel-rapl:0": "package-0",
+        "intel-rapl:0:0": "core",
+        "intel-rapl:0:1": "dram",
+        "intel-rapl:1": "package-1",
+        "intel-rapl:2": "psys",
+        "intel-rapl": "",
+    }
+    for zone, name in zones.items():
+        folder = root / zone
+        folder.mkdir(parents=True, exist_ok=True)
+        if name:
+            (folder / "name").write_text(f"{name}\n")
+            (folder / "max_energy_range_uj").write_text("10000000\n")
+            (folder / "energy_uj").write_text(f"{microjoules.get(name.replace('-', '_'), 5)}\n")
+
+
+def test_energy_is_that_of_the_packages_alone_even_around_their_counters_ends(tmp_path: Path) -> None:
+    _counters(tmp_path, package_0=9_000_000, package_1=1_000_000, psys=1_000_000)
     before = read(tmp_path)
-    (package / "energy_uj").write_text("500000\n")
-    assert read(tmp_path).joules_since(before) == pytest.approx(1.5)
+    _counters(tmp_path, package_0=500_000, package_1=3_000_000, psys=9_000_000, core=400, dram=900_000)
+    assert read(tmp_path).joules_since(before) == pytest.approx(1.5 + 2.0)
     assert read(tmp_path / "nothing").joules_since(before) is None
+
+
+def test_a_counter_that_may_not_be_read_is_none_at_all(tmp_path: Path) -> None:
+    _counters(tmp_path)
+    before = read(tmp_path)
+    for zone in ("intel-rapl:0", "intel-rapl:1"):
+        (tmp_path / zone / "energy_uj").unlink()
+        (tmp_path / zone / "energy_uj").mkdir()  # reading fails, for root too
+    assert read(tmp_path).joules_since(before) is None
+
+
+def test_a_repeat_has_the_energy_of_its_own_time(
+    tmp_path: Path, experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _counters(tmp_path, package_0=1_000_000)
+    monkeypatch.setattr(power, "ROOT", tmp_path)
+    before = power.read()
+    _counters(tmp_path, package_0=4_000_000)
+    watch = _Watch(Silent(), 0.0, 1.0)
+    here = Sitting(Place(Folders(tmp_path)), 2, Silent())
+    there = Sitting(Place(Folders(tmp_path), "http://elsewhere:8080"), 2, Silent())
+    for sitting, joules in ((here, 3.0), (there, None)):  # another machine's counters are not ours
+        repeat = sitting._repeat(experiment, None, None, "why", 0.0, 1.0, watch, before)
+        assert repeat.joules == joules
+
+
+# --- windows in Grafana
+
+
+def test_a_repeats_window_is_of_a_dashboard_that_there_is_and_of_its_time_and_run(tmp_path: Path) -> None:
+    sitting = Sitting(Place(Folders(tmp_path)), 2, Silent(), grafana="http://127.0.0.1:3000/")
+    link = sitting._window("20260101-run", 1000.25, 1060.0)
+    assert link is not None
+    url = urlsplit(link)
+    query = parse_qs(url.query)
+    dashboards = {
+        body["uid"]: body
+        for path in (ROOT / "monitoring/grafana/dashboards").glob("*.json")
+        for body in [json.loads(path.read_text())]
+    }
+    assert f"{url.scheme}://{url.netloc}" == "http://127.0.0.1:3000"
+    found = dashboards[url.path.removeprefix("/d/")]
+    assert {f"var-{variable['name']}" for variable in found["templating"]["list"]} >= {"var-run"}
+    assert query["var-run"] == ["20260101-run"]
+    assert (int(query["from"][0]), int(query["to"][0])) == (
+        1000250,
+        1065000,
+    )  # milliseconds, and what flushes late
+    assert Sitting(Place(Folders(tmp_path)), 2, Silent())._window("r", 0.0, 1.0) is None
 
 
 # --- with processes

@@ -52,6 +52,21 @@ def test_the_models_are_as_large_as_they_are_said_to_be(model: Any, least: int, 
     assert built.output_shape == (None, 64, 64, 4)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_full_model_trains_a_step_on_a_tile_of_400_pixels() -> None:
+    own = trainer(
+        {"model": "full", "tile": 400, "train_tiles": 2, "test_tiles": 1, "loss": "dice"},
+        training={"batch_size": 1, "optimizer": "adam", "learning_rate": 3e-4},
+    )
+    weights, _ = own.initialize()
+    assert 8_000_000 < sum(array.size for array in weights.arrays) < 9_500_000
+    trained = own.train(0, 1, weights, None, None, never)
+    assert trained.num_steps == trained.num_examples == 1
+    assert 0 < trained.loss < 1  # Dice
+    assert all(array.any() for array in trained.update.arrays)  # every layer learns
+
+
 def dice_in_numpy(masks: np.ndarray, logits: np.ndarray) -> np.ndarray:
     chances = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     truth = np.eye(4)[masks]

@@ -1,6 +1,7 @@
 """What the processors have drawn, where the kernel tells: RAPL's counters in /sys/class/powercap.
 
 Counters of packages count everything that runs on the machine, and wrap around; reading them may need root.
+https://docs.kernel.org/power/powercap/powercap.html; AMD's processors show the same under the same name.
 """
 
 from __future__ import annotations
@@ -31,13 +32,18 @@ class Reading:
         return used * MICRO
 
 
-def read(root: Path = ROOT) -> Reading:
-    """Of the packages (intel-rapl:0, :1 …), which their cores and memory are parts of."""
+def read(root: Path | None = None) -> Reading:
+    """Of the packages (intel-rapl:0, :1 …), which their cores are parts of.
+
+    Not of the platform's own counter (`psys`), which has the packages in it and stands beside them.
+    """
     counters = {}
-    for folder in sorted(root.glob("intel-rapl:[0-9]*")):
+    for folder in sorted((root or ROOT).glob("intel-rapl:[0-9]*")):
         if folder.name.count(":") > 1:
             continue
         try:
+            if not (folder / "name").read_text().startswith("package"):
+                continue
             wraps = int((folder / "max_energy_range_uj").read_text())
             counters[folder.name] = (int((folder / "energy_uj").read_text()), wraps)
         except (OSError, ValueError):

@@ -92,6 +92,7 @@ def test_an_address_where_nobody_answers_and_one_where_somebody_else_does(
     assert "'10.0.0.5:8080' is no address: write it like" in refusal(hosts, "10.0.0.5:8080", "pi-4")
 
 
+@pytest.mark.slow
 def test_a_node_that_reaches_nobody_says_so_once_and_joins_when_somebody_is_there(hosts: Hosts) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -106,6 +107,7 @@ def test_a_node_that_reaches_nobody_says_so_once_and_joins_when_somebody_is_ther
     assert [json.loads(line)["event"] for line in node.lines] == ["waiting for the aggregator", "joined"]
 
 
+@pytest.mark.slow
 def test_a_node_whose_token_has_expired_since_it_joined_ends_in_one_line_at_both_ends(hosts: Hosts) -> None:
     first, url = hosts.aggregator(POLL_SECONDS="0.2")
     copied = hosts.folder / "join-token"

@@ -131,6 +131,7 @@ def test_a_certificate_of_another_authority_is_one_line_at_both_ends(
     assert "does not know who signed" in line
 
 
+@pytest.mark.slow
 def test_a_node_with_the_authority_of_another_lab_waits_and_both_ends_say_why(
     hosts: Hosts, certs: Path, tmp_path: Path
 ) -> None:

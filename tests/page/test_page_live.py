@@ -67,6 +67,7 @@ def test_a_run_is_shown_as_it_happens(lab: PageLab, look: Callable[..., Page]) -
     expect(page.locator("#run-name")).to_have_text("curve", timeout=LATE)
     shows(page, "all 8 rounds are done")
     detail = lab.api.run(run)
+    expect(page.locator("#waiting")).to_have_count(0)
     accuracy = detail.history[-1].accuracy
     assert accuracy is not None
     expect(page.locator("#f-accuracy")).to_have_text(f"{100 * accuracy:.2f} %")
@@ -200,17 +201,14 @@ def test_a_node_that_brings_its_own_data_is_marked(lab: PageLab, look: Callable[
     assert "pinned" not in " ".join(others.all_inner_texts())
 
 
-@pytest.mark.parametrize("missing", ["run.js", "vendor/uPlot.iife.min.js"])
-def test_a_page_of_which_a_part_did_not_arrive_says_so(
-    lab: PageLab, look: Callable[..., Page], missing: str
-) -> None:
-    page = look(lab.url)
-    expect(page.locator("#waiting")).to_have_count(0, timeout=LATE)
+def test_a_page_of_which_a_part_did_not_arrive_says_so(lab: PageLab, look: Callable[..., Page]) -> None:
     page = look("about:blank", excused=("ERR_FAILED", "uPlot is not defined"))
-    page.route(f"**/page/{missing}", lambda route: route.abort())
-    page.goto(lab.url)
-    expect(page.locator("#waiting")).to_be_visible(timeout=LATE)
-    expect(page.locator("#waiting")).to_contain_text("a part of it did not arrive: load it again")
+    for missing in ("run.js", "vendor/uPlot.iife.min.js"):
+        page.route(f"**/page/{missing}", lambda route: route.abort())
+        page.goto(lab.url)
+        expect(page.locator("#waiting")).to_be_visible(timeout=LATE)
+        expect(page.locator("#waiting")).to_contain_text("a part of it did not arrive: load it again")
+        page.unroute_all()
 
 
 def test_the_http_interface_is_listed_with_nothing_from_elsewhere(

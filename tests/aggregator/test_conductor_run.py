@@ -228,3 +228,25 @@ async def test_a_model_can_be_downloaded_latest_best_and_by_round(open_lab, make
             assert reply.headers["etag"] == f'"{hashes[number]}"'
         reply = await lab.http.get(f"/v1/runs/{run['id']}/model", params={"which": "round:9"})
         assert reply.status_code == 404
+
+
+async def test_a_model_that_is_not_kept_or_was_damaged_is_refused_with_what_to_do(
+    open_lab, make_experiment, tmp_path
+):
+    async with open_lab() as lab:
+        async with lab.working(await lab.joined()):
+            run = await lab.create(make_experiment(keep={"checkpoint_every": 2}))
+            detail = await lab.ended(run["id"])
+
+        async def refused(which, status):
+            reply = await lab.http.get(f"/v1/runs/{run['id']}/model", params={"which": which})
+            assert reply.status_code == status
+            return reply.json()["detail"]
+
+        assert "keep.checkpoint_every" in await refused("round:1", 404)
+        (path,) = (tmp_path / "state").glob(f"runs/*/weights/{detail['history'][3]['weights_hash']}*")
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+        told = await refused("round:3", 500)
+        assert "put" in told and str(path) in told and "round 2" in told and "\n" not in told

@@ -325,7 +325,7 @@ def test_a_wrong_missing_or_malformed_token_is_one_line(
         (["--admin-token-file", str(wrong)], "not the aggregator's admin token"),
         (["--admin-token-file", str(empty)], "holds no token"),
         (["--admin-token-file", str(tmp_path / "nowhere")], "No such file"),
-        ([], "admin token"),
+        ([], "--admin-token-file"),
     ):
         arguments = ["run", str(finished.experiment), "--url", url, "--runs-dir", str(tmp_path / "runs")]
         assert run_app([*arguments, *options]) == 2

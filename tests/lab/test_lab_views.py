@@ -144,6 +144,14 @@ def test_a_partition_table_sums_rows_and_columns() -> None:
     assert ["all", "4", "2", "6"] in rows
 
 
+def test_mnist_s_partition_table_is_whole_in_a_terminal_of_80_columns() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    console.print(tables.partition(Spread(labels=tuple("0123456789"), counts=((600,) * 10,) * 10)))
+    assert isinstance(console.file, io.StringIO)
+    assert "…" not in console.file.getvalue()
+    assert ["all", *["6000"] * 10, "60000"] in [line.split() for line in console.file.getvalue().splitlines()]
+
+
 @pytest.mark.parametrize(("lost", "told"), [(2, ["worker-10", "worker-11"]), (17, ["17 workers"])])
 def test_lost_workers_come_after_those_that_are_here_and_many_are_summed_up(
     workers: tuple[WorkerView, ...], lost: int, told: list[str]

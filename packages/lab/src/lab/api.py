@@ -207,9 +207,10 @@ def _told(reply: httpx.Response) -> RoundtableError:
     try:
         body = reply.json()
         if isinstance(body, dict) and "type" in body:
-            return error_of(
-                str(body["type"]), str(body.get("detail") or body.get("title") or reply.reason_phrase)
-            )
+            detail = str(body.get("detail") or body.get("title") or reply.reason_phrase)
+            if reply.status_code == 401:
+                detail += " (lab takes it from --admin-token-file or LAB_ADMIN_TOKEN_FILE)"
+            return error_of(str(body["type"]), detail)
     except ValueError:
         pass
     return Unreachable(

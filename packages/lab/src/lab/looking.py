@@ -159,7 +159,8 @@ def stop(
         view = named(api, run)
         api.stop(view.id)
     out.print(
-        f"stopped {view.id} after round {view.round}; `lab resume {view.id}{place.options}` goes on with it"
+        f"stopped {view.id} after round {view.round}; `lab resume {view.id}{place.options}` goes on with it",
+        soft_wrap=True,
     )
     return Exit.DONE
 
@@ -210,7 +211,7 @@ def verify(
         print_json(found.body)
     else:
         for line in found.lines:
-            out.print(line)
+            out.print(line, soft_wrap=True)  # a path in two pieces is no path
     return Exit.DONE if found.holds else Exit.FAILED
 
 

@@ -69,11 +69,11 @@ def _active(view: RunView) -> list[RenderableType]:
 
 def partition(spread: Spread) -> RenderableType:
     """Clients × labels; the shade of a figure is its share of the client's examples."""
-    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, padding=(0, 1))
-    table.add_column("client", justify="right")
+    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, collapse_padding=True)
+    table.add_column("client", justify="right", no_wrap=True)
     for label in spread.labels:
         table.add_column(label, justify="right", no_wrap=True)
-    table.add_column("all", justify="right", style="bold")
+    table.add_column("all", justify="right", style="bold", no_wrap=True)
     for client, row in enumerate(spread.counts[:_CLIENTS]):
         total = sum(row) or 1
         table.add_row(str(client), *(_shaded(count, count / total) for count in row), f"{sum(row)}")

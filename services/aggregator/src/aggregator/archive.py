@@ -4,16 +4,19 @@ anything.
 
 from __future__ import annotations
 
+from asyncio import to_thread
 from pathlib import Path
 
-from roundtable.errors import Unknown
+from roundtable.errors import CorruptStore, Unknown
 from roundtable.messages import Plan, RunDetail, RunView
 from roundtable.types import Digest, RunId
+from roundtable.weights import Manifest
 
 from aggregator import views
 from aggregator.files import RunFiles
-from aggregator.rows import RunRow
+from aggregator.rows import CommitRow, RunRow
 from aggregator.settings import ServiceSettings
+from aggregator.soundness import is_whole, whole_rounds
 from aggregator.threads import StoreThread
 
 
@@ -80,11 +83,14 @@ class Archive:
         return (self._settings.reports_dir or self._settings.state_dir / "reports") / run / "report.html"
 
     async def model(self, run: RunId, which: str) -> tuple[Path, Digest]:
-        """The checkpoint of `latest`, `best` or `round:N`; Unknown where it is not kept, too."""
+        """The checkpoint of `latest`, `best` or `round:N`; Unknown where it is not kept, too, CorruptStore
+        where its file is damaged.
+        """
+        files = RunFiles(self._settings.state_dir, run, spool_dir=self._settings.spool_dir)
 
-        def find() -> tuple[Path, Digest]:
+        def find() -> tuple[CommitRow, Manifest | None]:
             store = self._storing.store
-            store.run(run)
+            initialized = store.run(run).initialized
             if which == "latest":
                 commit = store.last_commit(run)
             elif which == "best":
@@ -94,7 +100,25 @@ class Archive:
                 commit = next((commit for commit in store.commits(run) if commit.round == number), None)
             if commit is None:
                 raise Unknown(f"run {run} has no weights of {which}: see its rounds with `lab status`")
-            files = RunFiles(self._settings.state_dir, run, spool_dir=self._settings.spool_dir)
-            return files.weights(commit.weights), commit.weights
+            return commit, Manifest(initialized.arrays) if initialized else None
 
-        return await self._storing.call(find)
+        commit, manifest = await self._storing.call(find)
+        try:
+            path = files.weights(commit.weights)
+        except Unknown:
+            raise Unknown(
+                f"run {run} keeps no weights of round {commit.round} any more: keep.checkpoint_every says"
+                " which rounds stay, beside `latest` and `best`"
+            ) from None
+        if manifest is not None and not await to_thread(
+            is_whole, path, commit.weights, {"weights": manifest}
+        ):
+            usable = await self._storing.call(whole_rounds, self._storing.store, files, run, manifest)
+            instead = (
+                f", or take another: round {', '.join(map(str, usable))} can still be had" if usable else ""
+            )
+            raise CorruptStore(
+                f"the weights of round {commit.round} are damaged (their content hash is another): put {path}"
+                f" back from a copy{instead}"
+            )
+        return path, commit.weights

@@ -44,14 +44,21 @@ def check_run(store: Store, files: RunFiles, run: RunId) -> list[ClientId]:
         for digest in store.client_states(run).values():
             _check(files, "states", digest, {"state": trained})
     except CorruptStore as error:
-        usable = [
-            str(commit.round)
-            for commit in store.commits(run)
-            if _is_whole(files.path("weights", commit.weights), commit.weights, weights)
-        ]
-        export = f"; the weights of round {', '.join(usable)} can still be exported" if usable else ""
+        usable = whole_rounds(store, files, run, manifest)
+        export = (
+            f"; the weights of round {', '.join(map(str, usable))} can still be exported" if usable else ""
+        )
         raise CorruptStore(f"{error}, then `lab resume {run}`{export}") from None
     return _forget_damaged(store, files, run, update_groups(manifest, experiment.strategy), experiment.wire)
+
+
+def whole_rounds(store: Store, files: RunFiles, run: RunId, manifest: Manifest) -> list[int]:
+    """The committed rounds whose weights are here, with the content hash that they had."""
+    return [
+        commit.round
+        for commit in store.commits(run)
+        if is_whole(files.path("weights", commit.weights), commit.weights, {"weights": manifest})
+    ]
 
 
 def _forget_damaged(
@@ -63,7 +70,7 @@ def _forget_damaged(
     forgotten = []
     for client, update in store.updates(run, begun.round, begun.trial).items():
         path = files.spooled(begun.round, begun.trial, client, update.digest)
-        if not _is_whole(path, update.digest, groups, wire):
+        if not is_whole(path, update.digest, groups, wire):
             store.forget_update(run, begun.round, begun.trial, client)
             path.unlink(missing_ok=True)
             forgotten.append(client)
@@ -84,7 +91,8 @@ def _check(
         raise CorruptStore(f"{path} is damaged (its content hash is another): put it back from a copy")
 
 
-def _is_whole(path: Path, digest: Digest, groups: Mapping[str, Manifest], wire: Wire = "float32") -> bool:
+def is_whole(path: Path, digest: Digest, groups: Mapping[str, Manifest], wire: Wire = "float32") -> bool:
+    """Whether the file is there with this content; from any thread."""
     try:
         return digest_of(path, groups, wire) == digest
     except CorruptStore:

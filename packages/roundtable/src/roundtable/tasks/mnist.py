@@ -16,7 +16,8 @@ from roundtable.tasks.task import Data, Task
 from roundtable.types import Array
 
 REMEDY = (
-    "mnist.npz ships with the lab in datasets/: restore it from there, or name its folder in DATASETS_DIR"
+    "mnist.npz ships with the lab in datasets/: restore it from there, or name its folder"
+    " (lab: --datasets-dir; a worker: DATASETS_DIR)"
 )
 
 

@@ -137,7 +137,7 @@ def workers() -> Json:
             "limit": ("its limit", "bytes"),
             "dropped": ("points dropped", "none"),
         },
-        why="Who is who, as the workers themselves tell it: a container's id is the one that docker ps shows.",
+        why="Who is who, as the workers themselves tell it: a container's id is the one that docker ps shows. Memory here is all that the process has resident; docker's figures below leave out files that containers share, TensorFlow's libraries above all.",
         empty=NO_LOAD,
         sort="worker",
     )

@@ -275,7 +275,9 @@ def test_energy_and_windows_in_grafana_are_shown_where_there_are_any(tmp_path: P
     report = page.gather(part.study, [part], tmp_path / "out", "{cell}{seed}")
     written = page.write(report, tmp_path / "made").read_text()
     assert written.count(f'href="{window.replace("&", "&amp;")}"') == 6
-    assert "energy to 80 %, J" in written and "90 ± 0 (3)" in written and ">by RAPL<" in written
+    assert (
+        "energy to 80 %, J" in written and "90 ± 0 (3)" in written and "of the processors by RAPL" in written
+    )
     plain = page.write(_report(tmp_path / "other", part), tmp_path / "plain").read_text()
     assert "energy to" not in plain and "In Grafana" not in plain
 

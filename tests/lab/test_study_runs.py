@@ -37,6 +37,7 @@ from roundtable.experiment import Experiment
 from roundtable.messages import RunDetail, RunView
 
 from tests.lab.studies import MadeUp, a_repeat, tiny
+from tests.monitoring import boards
 
 ROOT = Path(__file__).parents[2]
 
@@ -402,14 +403,28 @@ def test_a_repeat_has_the_energy_of_its_own_time(
 ) -> None:
     _counters(tmp_path, package_0=1_000_000)
     monkeypatch.setattr(power, "ROOT", tmp_path)
-    before = power.read()
-    _counters(tmp_path, package_0=4_000_000)
     watch = _Watch(Silent(), 0.0, 1.0)
+    _counters(tmp_path, package_0=4_000_000)
     here = Sitting(Place(Folders(tmp_path)), 2, Silent())
     there = Sitting(Place(Folders(tmp_path), "http://elsewhere:8080"), 2, Silent())
     for sitting, joules in ((here, 3.0), (there, None)):  # another machine's counters are not ours
-        repeat = sitting._repeat(experiment, None, None, "why", 0.0, 1.0, watch, before)
+        repeat = sitting._repeat(experiment, None, None, "why", 0.0, 1.0, watch)
         assert repeat.joules == joules
+
+
+@pytest.mark.parametrize(
+    ("board", "drawn"), [("jetson-orin", 5.056 * 1.384), ("jetson-nano", 4.321), ("pi", None)]
+)
+def test_a_boards_sensor_is_added_up_where_there_are_no_counters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, board: str, drawn: float | None
+) -> None:
+    boards.build(board, tmp_path)
+    monkeypatch.setattr(power, "ROOT", tmp_path / "sys/class/powercap")
+    monkeypatch.setattr(power, "DRIVERS", tmp_path / "sys/bus/i2c/drivers")
+    meter = power.Meter()
+    for now in (10.0, 10.1, 11.0, 14.0):
+        meter.sample(now)
+    assert meter.joules() == (None if drawn is None else pytest.approx(4 * drawn))
 
 
 # --- windows in Grafana

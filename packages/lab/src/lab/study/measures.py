@@ -139,7 +139,7 @@ def _whole() -> Mapping[str, Measure]:
         Measure(
             "round_bytes", "bytes of a round", "MB", -1, lambda r: _bytes(r.rounds) / len(r.rounds), 1 / MB
         ),
-        Measure("joules", "energy of the processors", "J", -1, lambda r: r.joules, digits=0),
+        Measure("joules", "energy", "J", -1, lambda r: r.joules, digits=0),
         Measure(
             "aggregator_memory",
             "aggregator's own memory, peak",

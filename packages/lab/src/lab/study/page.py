@@ -31,6 +31,7 @@ from lab.study.plots import Plot
 from lab.study.records import NO_ROOM, CellRecord, Store
 from lab.study.summary import Summary, ranked, summary
 
+_MEASURED = "of the processors by RAPL, or of a Jetson by its sensor; with whatever else ran"
 _SYNTHETIC = "The clouds are synthetic scenes."
 
 
@@ -223,7 +224,7 @@ def _environment(records: Sequence[CellRecord]) -> list[tuple[str, str]]:
             "when",
             f"{gaps.date(began)} to {gaps.date(ended)} UTC; {len(repeats)} runs, {clock(busy)} of running",
         ),
-        ("energy", "by RAPL" if energy else "not measured: this machine shows no RAPL counters"),
+        ("energy", _MEASURED if energy else "not measured: no RAPL counters here, and no board's sensor"),
     ]
 
 

@@ -78,7 +78,7 @@ class Repeat(Value):
     ledger_head: Digest | None = None
     workers: int = 0
     aggregator_peak_bytes: int | None = None  # anonymous, resident; nothing where it is elsewhere
-    joules: float | None = None  # of the whole machine's processors; nothing without RAPL
+    joules: float | None = None  # of the machine's processors, or of a board; nothing where neither is told
     grafana: str | None = None  # the window of this repeat
 
 

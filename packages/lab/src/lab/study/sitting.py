@@ -85,7 +85,6 @@ class Sitting:
         """
         began = time.time()
         watch = _Watch(self.show, began + limit, limit)
-        energy = power.read()
         api: Api | None = None
         run: RunId | None = None
         detail: RunDetail | None = None
@@ -112,7 +111,7 @@ class Sitting:
         ended = time.time()
         if detail is not None and detail.state != "finished":
             reason = reason or f"{detail.state}: {detail.reason or 'no reason was given'}"
-        repeat = self._repeat(experiment, detail, run, reason, began, ended, watch, energy)
+        repeat = self._repeat(experiment, detail, run, reason, began, ended, watch)
         self._put_away(repeat, detail, keep)
         return repeat
 
@@ -194,7 +193,6 @@ class Sitting:
         began: float,
         ended: float,
         watch: _Watch,
-        energy: power.Reading,
     ) -> Repeat:
         history = [record for record in detail.history if record.round > 0] if detail else []
         entry = self._ledger_entry(run) if history else {}
@@ -211,7 +209,7 @@ class Sitting:
             ledger_head=detail.head if detail else None,
             workers=watch.workers,
             aggregator_peak_bytes=watch.peak or None,
-            joules=power.read().joules_since(energy) if self.place.url is None else None,
+            joules=watch.energy.joules() if self.place.url is None else None,
             grafana=self._window(run, began, ended),
         )
 
@@ -237,12 +235,14 @@ class _Watch:
     aggregator: int | None = None  # its process
     peak: int = 0
     workers: int = 0
+    energy: power.Meter = field(default_factory=power.Meter)
 
     def begin(self, experiment: Experiment) -> None: ...
 
     def update(self, progress: Progress) -> None:
         """Raises StorageFull where the run paused for want of room, TooSlow when its time is over."""
         progress.take_notes()
+        self.energy.sample(time.monotonic())
         self.workers = max(self.workers, sum(worker.state == "present" for worker in progress.workers))
         if self.aggregator is not None:
             with suppress(psutil.Error):

@@ -227,6 +227,8 @@ check_setting() { # NAME, whose value is not empty
     GRAFANA_MEMORY) check_memory "$1" 512m ;;
     EXPERIMENT) check_experiment ;;
     START_WORKERS) check_start_workers ;;
+    REPORTS) [ -d "$value" ] || [ "$value" = /dev/null ] ||
+      fault "$where: there is no such folder: lab run --url writes its reports into ./runs, which is there once it has" ;;
     TASKS | DATASETS) [ -d "$value" ] || fault "$where: there is no such folder: make it, or leave $1=$(default_of "$1")" ;;
     GRAFANA_THEME) matches "$value" 'light|dark|system' || fault "$where: is light, dark or system" ;;
     ALLOW_PLAIN_HTTP) matches "$value" 'true|false' || fault "$where: is true or false" ;;
@@ -234,6 +236,8 @@ check_setting() { # NAME, whose value is not empty
       fault "$where: a name is letters, digits, dots, hyphens and underscores, as in NODE_NAME=server" ;;
     BOARD) [ -f "monitoring/telegraf/boards/$value.conf" ] ||
       fault "$where: is one of $(ls monitoring/telegraf/boards | sed 's/\.conf$//' | tr '\n' ' ')" ;;
+    TELEMETRY_URL) matches "$value" 'https?://[^ /]+(/[^ ]*)?' ||
+      fault "$where: is an address like $(default_of "$1"), or TELEMETRY_URL= for none" ;;
     KEEP_POINTS) check_keep_points ;;
     *_IMAGE) matches "$value" '[a-z0-9][a-zA-Z0-9_./:@-]*' ||
       fault "$where: an image is named in small letters, as in $1=$(default_of "$1")" ;;

@@ -127,7 +127,7 @@ class Bench:
 
     def _start(self, monitored: bool) -> str:
         """A fresh lab and its run; the run's id."""
-        self.stack.settings["BENCH_TELEMETRY"] = "http://telegraf:8186" if monitored else ""
+        self.stack.settings["TELEMETRY_URL"] = "http://telegraf:8186" if monitored else ""
         self.stack.compose(
             *("up", "-d", "--no-build", "--no-deps", "--force-recreate", "--timeout", "3"),
             *("--scale", f"worker={self.workers}", "aggregator", "worker"),
@@ -187,9 +187,7 @@ def started(options: argparse.Namespace) -> Iterator[Bench]:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         override = Path(folder) / "compose.bench.yaml"
         with monitoring_images.found() as images:
-            telemetry = {"environment": {"TELEMETRY_URL": "${BENCH_TELEMETRY-}"}}
-            services = {"aggregator": telemetry, "worker": telemetry, **images.overrides}
-            override.write_text(json.dumps({"services": services}), encoding="utf-8")  # JSON is YAML
+            override.write_text(json.dumps({"services": images.overrides}), encoding="utf-8")  # JSON is YAML
             stack = Stack(
                 project=f"roundtable-bench-{os.getpid()}",
                 settings={"EXPERIMENT": "", "START_WORKERS": ""},

@@ -173,6 +173,8 @@ def test_verify_holds_and_notices_a_changed_byte(finished: Finished, tmp_path: P
     spoiled.write_bytes(body)
     done = lab("verify", finished.run, "--runs-dir", copy)
     assert done.returncode == 1, done.stdout + done.stderr
+    assert str(spoiled) in done.stdout  # in one piece
+    assert "weights that are whole: " in done.stdout
 
 
 def test_export_gives_the_weights_of_the_final_hash(finished: Finished, tmp_path: Path) -> None:

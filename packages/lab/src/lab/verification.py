@@ -78,6 +78,9 @@ def _words(body: Any) -> list[str]:
         f"  {_count(len(body['folded']), 'round')} folded again from kept updates, to the same bits",
     ]
     lines += [f"  PROBLEM: {problem}" for problem in body["problems"]]
+    if body["problems"]:
+        usable = ", ".join(str(checkpoint["round"]) for checkpoint in body["usable"])
+        lines.append(f"  weights that are whole: {f'round {usable}' if usable else 'none'}")
     return [*lines, "  everything holds" if body["holds"] else "  this run does NOT hold"]
 
 

@@ -147,7 +147,7 @@ def workers() -> Json:
         "Each worker's machine: what it uses, what holds it back, who is slow.",
         [run, source, load],
         place(
-            (7, [who]),
+            (8, [who]),  # five workers without scrolling
             (12, [cpu("CPU"), throttled]),
             (12, [memory("Memory"), share]),
             (12, [network("Network"), blocks]),

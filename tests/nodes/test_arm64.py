@@ -1,7 +1,8 @@
 """The worker's arm64 image, built as for a Raspberry Pi, trains `digits` under emulation.
 
 It wants an engine that runs arm64 (qemu and binfmt) and an arm64 Python image to build on: ARM64_BASE_IMAGE,
-or the one named below. Emulated, TensorFlow is slow: minutes for a round.
+or the one named below. Emulated, TensorFlow is slow: half an hour
+to build the image, minutes until the worker has joined, minutes for a round.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ BASE = os.environ.get("ARM64_BASE_IMAGE", "python:3.11-slim-bookworm-arm64")
 IMAGE = "roundtable-worker:arm64-test"
 PATIENCE = 1500.0  # seconds
 
-pytestmark = [pytest.mark.slow, pytest.mark.stack, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.slow, pytest.mark.stack, pytest.mark.timeout(7200)]
 
 
 def docker(*words: str) -> subprocess.CompletedProcess[str]:

@@ -37,7 +37,9 @@ def of(found: Summary, because: str) -> str:
     failed = sum(len(row.failed) for row in rows)
     gaps = []
     if missing:
-        names = "; ".join(row.title for row in missing[:_NAMED]) + (" …" if len(missing) > _NAMED else "")
+        names = "; ".join(found.title(row) for row in missing[:_NAMED]) + (
+            " …" if len(missing) > _NAMED else ""
+        )
         gaps.append(f"{len(missing)} of {len(rows)} cells have not been run ({names})")
     if (number := _repeats(found)) and number != str(found.study.repeats):
         gaps.append(f"cells have {number} of {found.study.repeats} repeats")

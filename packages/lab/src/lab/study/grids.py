@@ -35,21 +35,12 @@ def of_cells(found: Summary) -> Table:
     head += ["% of centralized"] * len(shares) + ["failed"] * anything_failed
     rows = []
     for row in (*found.rows, *found.baselines):
-        name = (
-            [row.cell.levels[factor.name] for factor in factors] if row.cell.levels else [_beside(found, row)]
-        )
+        name = [row.cell.levels[factor.name] for factor in factors] if row.cell.levels else [found.title(row)]
         name += [""] * (max(len(factors), 1) - len(name))
         body = [_told(measure, row.of(measure), row) for measure in found.columns]
         body += [_share(found, row, measure) for measure in shares]
         rows.append((*name, *body, *([str(len(row.failed) or "")] * anything_failed)))
     return Table(tuple(head), tuple(rows), max(len(factors), 1))
-
-
-def _beside(found: Summary, row: Row) -> str:
-    if row.cell.kind != "centralized" or len(found.baselines) == 1:
-        return row.name
-    names = [own.name for own in found.rows if own.cell.id in row.cell.beside]
-    return f"in one place, for {names[0]}" + (" …" if len(names) > 1 else "")
 
 
 def _heading(measure: Measure) -> str:

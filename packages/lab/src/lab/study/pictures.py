@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from textwrap import fill
 from typing import Final
 
 import numpy as np
@@ -31,6 +32,7 @@ from lab.study.sitting import weights_of
 from lab.study.summary import Summary
 
 TOGETHER: Final = 5  # cells in one figure
+ACROSS: Final = 20  # letters beside a row of pictures
 OF_PREDICTIONS: Final = "prediction"  # the last row of Task.pictures: what the weights make of it
 
 
@@ -70,17 +72,18 @@ def of(found: Summary, out: Path, tasks: Path) -> list[Plot]:
         own = shown.pop(OF_PREDICTIONS)
         if truth and not _same(truth, shown):
             continue  # another test set: it cannot stand below the same images
-        truth, rows[row.title] = shown, own
+        truth, rows[found.title(row)] = shown, own
         with suppress(InvalidInput):
             classes = tuple(data.task_of(row.cell.experiment, tasks).task.classes)
     names = list(rows)
     drawn = []
     for page, first in enumerate(range(0, len(names), TOGETHER), 1):
         own_rows = {name: rows[name] for name in names[first : first + TOGETHER]}
-        about = f"Predictions of {found.section.key} beside the truth ({', '.join(own_rows)})"
+        about = f"Predictions of {found.section.key} beside the truth ({'; '.join(own_rows)})"
         legend = "Rows: test images, their masks, then what one run's last weights of each cell make of them"
         name = f"{found.section.key}-predictions-{page}"
-        drawn.append(plotted(figure({**truth, **own_rows}, classes, ""), name, about, legend))
+        labelled = {fill(row, ACROSS): own for row, own in own_rows.items()}
+        drawn.append(plotted(figure({**truth, **labelled}, classes, ""), name, about, legend))
     return drawn
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from lab.study.cells import CENTRALIZED, Cell, cells
+from lab.study.cells import Cell, cells
 from lab.study.files import Factor, Published, Section, Study, level_name
 from lab.study.intervals import Difference, Interval, interval
 from lab.study.measures import Measure, named, target_of
@@ -44,13 +44,6 @@ class Row:
         if self.cell.kind == "centralized":
             return "in one place"
         return ", ".join(self.shown.values()) or "federated"
-
-    @property
-    def title(self) -> str:
-        """Its name, told apart from other baselines."""
-        own = self.cell.id.removeprefix(f"{CENTRALIZED}_")
-        many = self.cell.kind == "centralized" and own != self.cell.id
-        return f"{self.name} ({own})" if many else self.name
 
     def of(self, measure: Measure) -> Interval:
         """Nothing where a baseline's real seconds would stand among virtual ones."""
@@ -142,6 +135,13 @@ class Summary:
 
     def baseline_of(self, row: Row) -> Row | None:
         return next((found for found in self.baselines if row.cell.id in found.cell.beside), None)
+
+    def title(self, row: Row) -> str:
+        """The row's name, told apart from other baselines: in one place, for split, 3."""
+        if row.cell.kind != "centralized" or len(self.baselines) == 1:
+            return row.name
+        names = [own.name for own in self.rows if own.cell.id in row.cell.beside]
+        return f"{row.name}, for {names[0]}" + (" …" if len(names) > 1 else "")
 
     def share_of_centralized(self, row: Row, measure: Measure) -> Interval | None:
         """In %, seed by seed: the same data, the same first weights."""

@@ -207,12 +207,12 @@ def of_published(found: Comparison) -> str:
 
 def _of_trouble(summary: Summary) -> str:
     rows = (*summary.rows, *summary.baselines)
-    missing = [row.title for row in rows if row.record is None]
+    missing = [summary.title(row) for row in rows if row.record is None]
     said = [f"Not run: {'; '.join(missing)}."] * bool(missing)
     failed: dict[str, list[str]] = {}  # reason → whom
     for row in rows:
         for repeat in row.failed:
-            failed.setdefault(str(repeat.reason), []).append(f"{row.title} seed {repeat.seed}")
+            failed.setdefault(str(repeat.reason), []).append(f"{summary.title(row)} seed {repeat.seed}")
     said += [f"Failed: {'; '.join(who)}: {reason.rstrip('.')}." for reason, who in failed.items()]
     return " ".join(said)
 

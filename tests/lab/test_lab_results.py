@@ -7,12 +7,15 @@ import json
 import re
 from pathlib import Path
 
+import httpx
 import pytest
 from lab import machine, report, results
+from lab.native import Folders, native
 from lab.results import Result, Spread, Startup
 from roundtable import experiment as experiments
 from roundtable.errors import InvalidInput
-from roundtable.messages import RunDetail, WorkerView
+from roundtable.experiment import Experiment
+from roundtable.messages import CreateRun, RunDetail, WorkerView
 
 SPREAD = Spread(labels=("0", "1"), counts=((10, 20), (30, 0), (5, 5), (0, 40)))
 
@@ -160,3 +163,16 @@ def test_a_report_without_data_or_accuracy_still_says_so(result: Result) -> None
         update={"partition": None, "rounds": rounds, "startup": Startup(), "workers": ()}
     )
     assert "Not drawn" in report.html(bare)
+
+
+def test_a_report_that_lab_has_written_is_shown_by_the_next_lab_on_this_machine(
+    result: Result, experiment: Experiment, tmp_path: Path
+) -> None:
+    with native(Folders(runs=tmp_path)) as lab, lab.api() as api:
+        run = api.create(CreateRun(experiment=experiment))[0].id
+        api.stop(run)
+        assert api.run(run).report is False
+        folder = results.write(tmp_path, result.model_copy(update={"run": run}), report.html)
+        assert api.run(run).report is True
+        shown = httpx.get(f"{lab.url}/v1/runs/{run}/report")
+    assert shown.content == (folder / "report.html").read_bytes()

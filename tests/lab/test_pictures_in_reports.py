@@ -183,6 +183,9 @@ class TestStudy:
         written = page.write(report_, tmp_path / "made").read_text()
         assert "Data: SYNTHETIC scenes" in written and "The clouds are synthetic scenes." in written
         assert "Data: SYNTHETIC" in (tmp_path / "made/report.md").read_text()
+        page.write_tables([part], out, tmp_path / "made", ROOT / "tasks")
+        _, *lines = (tmp_path / "made/cells.csv").read_text().splitlines()
+        assert lines and all("SYNTHETIC" in line for line in lines)
 
     def test_weights_that_do_not_fit_are_said_and_the_report_goes_without(self, tmp_path: Path) -> None:
         part, found = _studied(tmp_path, 1)

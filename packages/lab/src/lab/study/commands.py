@@ -217,6 +217,6 @@ def report(
     made = page.gather(file, sections, out_dir, command, tasks_dir)
     folder = to or out_dir / file.name
     written = page.write(made, folder)
-    page.write_tables(sections, out_dir, folder)
+    page.write_tables(sections, out_dir, folder, tasks_dir)
     out.print(f"report  {written}", soft_wrap=True)
     return Exit.DONE

@@ -9,8 +9,10 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from lab.data import described
 from lab.study.intervals import Interval
 from lab.study.measures import Measure, measures
 from lab.study.records import Repeat
@@ -137,7 +139,8 @@ def _curve(found: Summary) -> str:
     return " ".join(means) + f" (mean of {len(repeats)})"
 
 
-def cells_csv(found: Sequence[Summary]) -> str:
+def cells_csv(found: Sequence[Summary], tasks: Path) -> str:
+    """`data` is what the task says of its data set, such as that it is synthetic."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
@@ -154,17 +157,19 @@ def cells_csv(found: Sequence[Summary]) -> str:
             "n",
             "finished",
             "failed",
+            "data",
         ]
     )
     for own in found:
         for row in (*own.rows, *own.baselines):
             levels = "; ".join(f"{name}={level}" for name, level in row.cell.levels.items())
+            about = described(row.cell.experiment, tasks)
             for measure in measures(own.study).values():
                 value = row.of(measure)
                 cells = [own.section.key, row.cell.id, row.cell.kind, levels, measure.name, measure.unit]
                 figures = [value.mean, value.low, value.high]
                 cells += ["" if figure is None else f"{figure:.6g}" for figure in figures]
-                writer.writerow([*cells, value.n, len(row.finished), len(row.failed)])
+                writer.writerow([*cells, value.n, len(row.finished), len(row.failed), about])
     return text.getvalue()
 
 

@@ -105,10 +105,10 @@ def write(report: Report, folder: Path) -> Path:
     return folder / "report.html"
 
 
-def write_tables(sections: Sequence[Section], out: Path, folder: Path) -> None:
+def write_tables(sections: Sequence[Section], out: Path, folder: Path, tasks: Path = TASKS) -> None:
     """cells.csv and repeats.csv."""
     found = [summary(section, Store(out / section.key).all()) for section in sections]
-    _put(folder / "cells.csv", grids.cells_csv(found).encode())
+    _put(folder / "cells.csv", grids.cells_csv(found, tasks).encode())
     _put(folder / "repeats.csv", grids.repeats_csv(found).encode())
 
 

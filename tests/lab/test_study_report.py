@@ -192,7 +192,7 @@ def test_a_gap_and_a_failure_are_told_and_never_silent(tmp_path: Path) -> None:
     assert report.state == "1 runs of 2 cells finished, 1 failed, 1 cells not run"
     (gap,) = report.trouble
     assert gap.startswith("1 of 2 cells have not been run (8), cells have 2 of 3 repeats, 1 runs failed")
-    assert "nobody left word" in gap
+    assert "Why: still under way, or ended from outside" in gap
 
 
 def _two_factors(folder: Path, more: str = "") -> Section:

@@ -24,9 +24,9 @@ def state(every: Sequence[Summary]) -> str:
     return said + (f"; {begun} of {len(every)} studies begun" if begun < len(every) else "")
 
 
-def why(left: Unfinished | None) -> str:
+def why(found: Summary, left: Unfinished | None) -> str:
     if left is None:
-        return "nobody left word: not begun, or ended from outside"
+        return "still under way, or ended from outside" if found.records else "not begun"
     return f"{left.why} ({date(left.at)} UTC)"
 
 

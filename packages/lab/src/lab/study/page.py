@@ -78,7 +78,7 @@ def gather(study: Study, sections: Sequence[Section], out: Path, command: str, t
     found = [own for own in every if own.records]
     if not found:
         raise Unknown(f"nothing of {study.name} has been run in {out}/: `lab study run` does")
-    whys = [gaps.why(Store(out / section.key).unfinished) for section in sections]
+    whys = [gaps.why(own, Store(out / own.section.key).unfinished) for own in every]
     table = ranked(found)
     return Report(
         study=study,

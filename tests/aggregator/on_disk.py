@@ -136,7 +136,7 @@ class DiskRun:
 
     def close(self, round_number: int, participants: Sequence[ClientId], trial: int = 1) -> RoundRecord:
         close = Close(round_number, trial, tuple(participants), (), 0)
-        closing = commit.plan_round(self.store, self.files, RUN, close)
+        closing = commit.plan_round(self.store, self.files, self.store.run(RUN), close)
         outcome = commit.carry_out(self.files, closing)
         record = commit.commit_round(self.store, closing, outcome, commit.Times(1.0, 2.0, 3.0))
         commit.tidy(self.store, self.files, RUN)

@@ -241,7 +241,7 @@ def test_arrival_order_and_block_size_do_not_change_a_bit(
     run.begin(2, range(4))
     for client in order:
         run.accept(2, client)
-    plan = commit.plan_round(run.store, run.files, RUN, Close(2, 1, (0, 1, 2, 3), (), 0)).plan
+    plan = commit.plan_round(run.store, run.files, run.store.run(RUN), Close(2, 1, (0, 1, 2, 3), (), 0)).plan
     assert plan is not None
     folded = fold(run.files, plan, block)
     assert folded == fold(run.files, plan)
@@ -349,7 +349,7 @@ def test_a_fold_holds_blocks_and_not_models_in_memory(tmp_path: Path) -> None:
     run.begin(1, range(6))
     for client in range(6):
         run.accept(1, client)
-    closing = commit.plan_round(run.store, run.files, RUN, Close(1, 1, tuple(range(6)), (), 0))
+    closing = commit.plan_round(run.store, run.files, run.store.run(RUN), Close(1, 1, tuple(range(6)), (), 0))
     tracemalloc.start()
     try:
         commit.carry_out(run.files, closing)
@@ -375,7 +375,7 @@ def test_a_plan_whose_slots_are_another_models_is_refused(tmp_path: Path) -> Non
     run.run_round(1)
     run.begin(2, [0])
     run.accept(2, 0)
-    closing = commit.plan_round(run.store, run.files, RUN, Close(2, 1, (0,), (), 0))
+    closing = commit.plan_round(run.store, run.files, run.store.run(RUN), Close(2, 1, (0,), (), 0))
     assert closing.plan is not None
     wrong = replace(closing.plan, server=closing.plan.weights)
     with pytest.raises(CorruptStore, match="velocity"):

@@ -30,7 +30,7 @@ def evaluated(run: DiskRun, client: int, shard: int, examples: int, loss: float,
 def test_a_record_sums_up_its_participants_by_worker(run: DiskRun) -> None:
     run.begin(1, range(4))
     updates = [run.accept(1, client) for client in (3, 0, 2)]
-    closing = commit.plan_round(run.store, run.files, RUN, Close(1, 1, (0, 2, 3), (1,), 2))
+    closing = commit.plan_round(run.store, run.files, run.store.run(RUN), Close(1, 1, (0, 2, 3), (1,), 2))
     outcome = commit.carry_out(run.files, closing)
     record = commit.commit_round(run.store, closing, outcome, commit.Times(10.0, 12.5, 13.0), bytes_down=77)
     assert (record.participants, record.late, record.lost) == ((0, 2, 3), 1, 2)

@@ -316,7 +316,7 @@ def test_tidying_while_uploads_come_in_touches_none_of_them(tmp_path: Path) -> N
     run = DiskRun(tmp_path)
     run.initialize()
     run.run_round(1)
-    wanted = run.store.wanted(RUN)
+    wanted = run.store.wanted(RUN, run.store.run(RUN).experiment.keep)
     under_way = run.files.part("under-way")
     under_way.write_bytes(b"half")
     run.begin(2, [0])

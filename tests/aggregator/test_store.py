@@ -17,7 +17,7 @@ from aggregator.store import FILE, Store, open_store, read_store
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from roundtable.errors import CorruptStore, NotPossible, StorageFull, Unknown
-from roundtable.experiment import Experiment
+from roundtable.experiment import Experiment, Keep
 from roundtable.messages import Account, Evaluated, Initialized, Join, RoundRecord
 from roundtable.weights import ArraySpec
 
@@ -328,7 +328,7 @@ def test_whatever_happens_the_store_holds_one_open_round_after_the_last_commit(
         assert store.last_commit("r").round == done  # type: ignore[union-attr]
         if trial:
             assert set(store.updates("r", done + 1, trial)) == held
-            assert {client for client, _ in store.wanted("r").accepted} == held
+            assert {client for client, _ in store.wanted("r", Keep()).accepted} == held
     store.close()
 
 

@@ -50,6 +50,7 @@ __all__ = [
     "Buffer",
     "Decoded",
     "Encoded",
+    "Examined",
     "Groups",
     "Wire",
     "as_decoded",
@@ -57,6 +58,8 @@ __all__ = [
     "decode",
     "decode_initial",
     "encode",
+    "examine",
+    "groups_in",
     "hasher",
     "read_metadata",
     "size_limit",
@@ -91,6 +94,14 @@ class Decoded:
 
     groups: dict[str, Weights]
     metadata: dict[str, str]
+    digest: Digest
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A message that is what it should be: its arrays lie where the header says."""
+
+    header: Header
     digest: Digest
 
 
@@ -151,9 +162,28 @@ def decode(
     `buffer` alive (a memory map cannot be closed while one exists).
     Raises Truncated, TooLarge, ShapeMismatch, DtypeMismatch, NotFinite (where `finite`), InvalidPayload.
     """
+    examined = examine(buffer, expected, wire=wire, finite=finite)
+    return Decoded(groups_in(buffer, examined.header, expected), examined.header.metadata, examined.digest)
+
+
+def examine(
+    buffer: Buffer, expected: Mapping[str, Manifest], *, wire: Wire = "float32", finite: bool = True
+) -> Examined:
+    """As `decode`, without making arrays of it."""
     if (length := memoryview(buffer).nbytes) > (limit := size_limit(expected)):
         raise TooLarge(f"the message has {length} bytes, at most {limit} are allowed for these groups")
-    return _decoded(buffer, read_header(buffer, _header_limit(expected)), expected, wire, finite)
+    header = read_header(buffer, _header_limit(expected))
+    return Examined(header, _examined(buffer, header, expected, wire, finite))
+
+
+def groups_in(buffer: Buffer, header: Header, expected: Mapping[str, Manifest]) -> dict[str, Weights]:
+    """The `expected` groups of an examined message."""
+    raw = np.frombuffer(buffer, np.uint8)
+    arrays: dict[str, list[Array]] = {group: [] for group in expected}
+    for name, group, spec in _specs(expected):
+        entry = header.entries[name]
+        arrays[group].append(_array(raw[header.start + entry.begin : header.start + entry.end], entry, spec))
+    return {group: Weights(manifest, tuple(arrays[group])) for group, manifest in expected.items()}
 
 
 def decode_initial(buffer: Buffer) -> Decoded:
@@ -182,16 +212,23 @@ def decode_initial(buffer: Buffer) -> Decoded:
 def _decoded(
     buffer: Buffer, header: Header, expected: Mapping[str, Manifest], wire: Wire, finite: bool
 ) -> Decoded:
+    digest = _examined(buffer, header, expected, wire, finite)
+    return Decoded(groups_in(buffer, header, expected), header.metadata, digest)
+
+
+def _examined(
+    buffer: Buffer, header: Header, expected: Mapping[str, Manifest], wire: Wire, finite: bool
+) -> Digest:
     try:
-        return _views(buffer, header, expected, wire, finite)
+        return _looked_at(np.frombuffer(buffer, np.uint8), header, expected, wire, finite)
     except InvalidPayload as error:
         # Without the frames that hold views of the buffer: a refused memory map can be closed at once.
         raise error.with_traceback(None) from None
 
 
-def _views(
-    buffer: Buffer, header: Header, expected: Mapping[str, Manifest], wire: Wire, finite: bool
-) -> Decoded:
+def _looked_at(
+    raw: Array, header: Header, expected: Mapping[str, Manifest], wire: Wire, finite: bool
+) -> Digest:
     asked = list(_specs(expected))
     names = [name for name, _, _ in asked]
     if unknown := header.entries.keys() - set(names):
@@ -200,38 +237,34 @@ def _views(
         raise ShapeMismatch(f"array {shown(missing[0])} is missing: {_asked(names)}")
     for name, _, spec in asked:
         _check_fits(name, header.entries[name], spec, wire)
-    raw = np.frombuffer(buffer, np.uint8)
     if (length := len(raw) - header.start) < header.size:
         raise Truncated(f"the message holds {length} of {header.size} bytes of data: send it again, whole")
     if length > header.size:
         raise TooLarge(f"the message holds {length - header.size} bytes after its last array: send none")
 
-    hasher = blake3("".join(_line(name, header.entries[name].code, spec) for name, _, spec in asked).encode())
-    # Most files have the hash's order, and float32 alone: then their data are looked at in one go.
+    entries = [header.entries[name] for name in names]
+    lines = (_line(name, entry.code, spec) for (name, _, spec), entry in zip(asked, entries, strict=True))
+    hasher = blake3("".join(lines).encode())
     data = raw[header.start :]
-    in_order = all(
-        header.entries[before].end == header.entries[name].begin for before, name in pairwise(names)
-    )
-    if in_order:
+    # Most files have the hash's order, and float32 alone: then their data are looked at in one go.
+    if all(before.end == after.begin for before, after in pairwise(entries)):
         hasher.update(data.data)
-    if finite and all(entry.code == "F32" for entry in header.entries.values()):
-        finite = not _is_finite(data.view("<f4"))  # if so, no need to look again; else to tell which
-    arrays: dict[str, list[Array]] = {group: [] for group in expected}
-    for name, group, spec in asked:
-        entry = header.entries[name]
+    else:
+        for entry in entries:
+            hasher.update(data[entry.begin : entry.end].data)
+    if all(entry.code == "F32" for entry in entries):
+        finite = finite and not _is_finite(data.view("<f4"))  # else to tell which
+        if not finite:
+            return hasher.hexdigest()
+    for name, entry in zip(names, entries, strict=True):
         piece = data[entry.begin : entry.end]
-        if not in_order:
-            hasher.update(piece.data)
-        array = _array(piece, entry, spec)
-        if finite and not _is_finite(array):
+        if finite and not _is_finite(piece.view(_LITTLE[entry.code])):
             raise NotFinite(
                 f"array {name} holds NaN or infinity: the training diverged; lower the learning rate"
             )
         if entry.code == "BOOL" and piece.size and piece.max() > 1:
             raise InvalidPayload(f"array {name} holds bytes other than 0 and 1 for BOOL")
-        arrays[group].append(array)
-    groups = {group: Weights(manifest, tuple(arrays[group])) for group, manifest in expected.items()}
-    return Decoded(groups, header.metadata, hasher.hexdigest())
+    return hasher.hexdigest()
 
 
 def _check_fits(name: str, entry: Entry, spec: ArraySpec, wire: Wire) -> None:

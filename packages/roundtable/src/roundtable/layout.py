@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from math import prod
 from mmap import mmap
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -26,6 +26,7 @@ HEADER_LIMIT: Final = 16 << 20  # bytes; for files read before their manifest is
 ALIGNMENT: Final = 8  # bytes; the header is padded with spaces so that the data starts at a multiple
 DIMENSIONS: Final = 32  # of an array, as in older numpy
 PREFIX: Final = 8  # bytes; the header's length
+_FIELDS: Final = frozenset({"dtype", "shape", "data_offsets"})
 
 # safetensors' names ↔ numpy's. Quantised and bfloat16 tensors have no numpy dtype and are refused.
 DTYPES: Final[dict[str, str]] = {
@@ -47,8 +48,7 @@ CODE_OF: Final[dict[Any, str]] = {np.dtype(name): code for code, name in DTYPES.
 WIDTHS: Final[dict[str, int]] = {code: np.dtype(name).itemsize for code, name in DTYPES.items()}  # bytes
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One tensor: its code ("F32"), shape, and [begin, end) in bytes from the start of the data."""
 
     code: str
@@ -178,12 +178,13 @@ def _metadata(table: Any) -> dict[str, str]:
 
 
 def _entry(name: str, value: Any) -> Entry:
-    if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(value, dict) or value.keys() != _FIELDS:
         raise InvalidPayload(
             f"{shown(name)} of the safetensors header needs dtype, shape and data_offsets, and no more"
         )
     code, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
-    if not isinstance(code, str) or code not in DTYPES:
+    width = WIDTHS.get(code) if isinstance(code, str) else None
+    if width is None:
         raise DtypeMismatch(f"{shown(name)} has dtype {shown(code)}: allowed are {', '.join(DTYPES)}")
     if not _whole_numbers(shape) or len(shape) > DIMENSIONS:
         raise InvalidPayload(
@@ -192,14 +193,19 @@ def _entry(name: str, value: Any) -> Entry:
     if not _whole_numbers(offsets) or len(offsets) != 2:
         raise InvalidPayload(f"{shown(name)} has data_offsets {shown(offsets)}: [begin, end] is needed")
     begin, end = offsets
-    nbytes = prod(shape) * WIDTHS[code]
+    nbytes = prod(shape) * width
     if end - begin != nbytes:
         raise InvalidPayload(f"{shown(name)} spans {end - begin} bytes, its shape and dtype need {nbytes}")
     return Entry(code, tuple(shape), begin, end)
 
 
 def _whole_numbers(value: Any) -> bool:
-    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+    if not isinstance(value, list):
+        return False
+    for item in value:  # noqa: SIM110 -- a generator costs more than the look itself
+        if type(item) is not int or item < 0:
+            return False
+    return True
 
 
 def _checked_size(entries: Mapping[str, Entry]) -> int:

@@ -69,7 +69,12 @@ def canonical(entry: LedgerEntry) -> bytes:
 
 
 def entry_hash(entry: LedgerEntry) -> Digest:
-    return blake3(canonical(entry)).hexdigest()
+    return hash_of(canonical(entry))
+
+
+def hash_of(written: bytes) -> Digest:
+    """An entry's hash, from its canonical bytes."""
+    return blake3(written).hexdigest()
 
 
 def read_entry(data: bytes) -> LedgerEntry:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
-from roundtable.codec import Buffer, Wire, content_hash, decode, decode_initial
+from roundtable.codec import Buffer, Wire, content_hash, decode_initial, examine, groups_in
 from roundtable.errors import DtypeMismatch, InvalidPayload
 from roundtable.experiment import faults
+from roundtable.layout import Header
 from roundtable.messages import Account, Initialized, Message
 from roundtable.strategy import Strategy
 from roundtable.types import Digest
@@ -28,6 +29,7 @@ class Checked:
     digest: Digest
     nbytes: int
     account: Account
+    header: Header
     state_digest: Digest | None = None  # of its group `state`, as the float32 message that clients will fetch
 
 
@@ -52,14 +54,13 @@ def check_update(
     """Look at an upload where it lies (`content`: its bytes, if they are in memory). Raises InvalidPayload
     and its kin."""
     buffer = map_file(path) if content is None else content
-    message = decode(buffer, expected, wire=wire)
-    account = _parsed(Account, message.metadata, "account")
+    message = examine(buffer, expected, wire=wire)
+    account = _parsed(Account, message.header.metadata, "account")
     if account.num_examples == 0:
         raise InvalidPayload("account.num_examples is 0: an update needs at least one example")
-    state = message.groups.get("state")
-    return Checked(
-        message.digest, len(buffer), account, None if state is None else content_hash({"state": state})
-    )
+    state = {group: manifest for group, manifest in expected.items() if group == "state"}
+    state_digest = content_hash(groups_in(buffer, message.header, state)) if state else None
+    return Checked(message.digest, len(buffer), account, message.header, state_digest)
 
 
 def check_initial(path: Path) -> CheckedInitial:

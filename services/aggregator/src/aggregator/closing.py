@@ -19,6 +19,7 @@ from aggregator.events import Close, Event, RoundCommitted
 from aggregator.facts import Phase
 from aggregator.logs import trouble
 from aggregator.recover import seen
+from aggregator.rows import RunRow
 from aggregator.store import Store
 from aggregator.threads import OneThread, StoreThread
 from aggregator.turns import Turns
@@ -55,6 +56,8 @@ class Closing:
         self._driver = driver
         self._task: asyncio.Task[None] | None = None
         self._tidying: asyncio.Task[None] | None = None
+        self._row: RunRow | None = None
+        self._small = False  # the round that is closed, or was last
 
     def begin(self, close: Close) -> None:
         """Said again while it is being carried out, it changes nothing."""
@@ -72,8 +75,11 @@ class Closing:
             if self._tidying is not None:
                 await self._tidying
             read = self._storing.at_once if len(close.participants) <= FEW else self._storing.call
-            planned = await read(commit.plan_round, self._store, run.files, run.id, close)
-            if planned.nbytes <= SMALL and not self._storing.store.waits_for_disk:
+            if self._row is None:  # what matters here stays as it is once the first weights are in
+                self._row = await self._storing.at_once(self._store.run, run.id)
+            planned = await read(commit.plan_round, self._store, run.files, self._row, close)
+            self._small = planned.nbytes <= SMALL and not self._storing.store.waits_for_disk
+            if self._small:
                 outcome = commit.carry_out(run.files, planned)
             else:
                 outcome = await self._folding.call(commit.carry_out, run.files, planned)
@@ -112,7 +118,10 @@ class Closing:
         """Where that fails, what is not needed stays until the next time."""
         run = self._run
         try:
-            wanted = await self._storing.call(self._store.wanted, run.id)
-            await self._folding.call(run.files.tidy, wanted)
+            wanted = await self._storing.at_once(self._store.wanted, run.id, run.experiment.keep)
+            if self._small:
+                run.files.tidy(wanted)
+            else:
+                await self._folding.call(run.files.tidy, wanted)
         except (RoundtableError, OSError) as error:
             trouble("files that are not needed could not be removed", run=run.id, detail=str(error))

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from roundtable.errors import CorruptStore
-from roundtable.ledger import START, LedgerEntry, Participation, canonical, entry_hash
+from roundtable.ledger import START, LedgerEntry, Participation, canonical, hash_of
 from roundtable.messages import Evaluated, Initialized, RoundRecord, WorkerAccount
 from roundtable.metrics import added, values
 from roundtable.types import ClientId, Digest, RunId, Seconds, WorkerId
@@ -24,7 +24,7 @@ from aggregator.events import Close
 from aggregator.files import RunFiles
 from aggregator.fold import Folded, FoldPlan, Input, extract_states, fold, write_message
 from aggregator.personal import gains
-from aggregator.rows import Accepted, Commit, RunRow
+from aggregator.rows import Accepted, Commit, CommitRow, RunRow
 from aggregator.store import Store
 
 
@@ -36,6 +36,7 @@ class Closing:
     initialized: Initialized
     initial: Digest
     close: Close
+    before: CommitRow | None  # the round before
     plan: FoldPlan | None  # None for round 0, whose weights are there already
     accepted: Mapping[ClientId, Accepted]  # the participants' updates, in client order
 
@@ -63,13 +64,13 @@ class Times:
     committed: Seconds
 
 
-def plan_round(store: Store, files: RunFiles, run: RunId, close: Close) -> Closing:
+def plan_round(store: Store, files: RunFiles, row: RunRow, close: Close) -> Closing:
     """Raises CorruptStore where the store lacks what the round machine takes for recorded."""
-    row = store.run(run)
+    run = row.id
     if row.initialized is None or row.initial is None:
         raise CorruptStore(f"run {run} has no first weights: start it anew")
     if close.round == 0:
-        return Closing(row, row.initialized, row.initial, close, None, {})
+        return Closing(row, row.initialized, row.initial, close, None, None, {})
     before = store.last_commit(run)
     if before is None or before.round != close.round - 1:
         raise CorruptStore(f"run {run} cannot close round {close.round}: the round before is not committed")
@@ -83,7 +84,7 @@ def plan_round(store: Store, files: RunFiles, run: RunId, close: Close) -> Closi
     plan = fold_plan(
         files, row, row.initialized, close.round, close.trial, accepted, before.weights, before.server
     )
-    return Closing(row, row.initialized, row.initial, close, plan, accepted)
+    return Closing(row, row.initialized, row.initial, close, before, plan, accepted)
 
 
 def fold_plan(
@@ -102,6 +103,7 @@ def fold_plan(
         client: files.spooled(round_number, trial, client, update.digest)
         for client, update in accepted.items()
     }
+    rooms = {client: files.room(place) for client, place in places.items()}
     inputs = tuple(
         Input(
             client,
@@ -112,7 +114,8 @@ def fold_plan(
                 update.account.num_steps,
                 update.account.loss,
             ),
-            files.room(places[client]),
+            room.content if (room := rooms[client]) else None,
+            room.header if room else None,
         )
         for client, update in accepted.items()
     )
@@ -143,7 +146,6 @@ def commit_round(
 ) -> RoundRecord:
     """The record as stored, entry hash included; evaluation figures come later (`score`)."""
     close, folded = closing.close, outcome.folded
-    before = store.last_commit(closing.row.id)
     entry = LedgerEntry(
         run=closing.row.id,
         round=close.round,
@@ -164,9 +166,10 @@ def commit_round(
         task_hash=closing.initialized.task_hash,
         data_hash=closing.initialized.data_hash,
         experiment=closing.row.experiment_hash,
-        previous=START if before is None else before.entry_hash,
+        previous=START if closing.before is None else closing.before.entry_hash,
     )
-    record = _record(closing, folded.weights, entry_hash(entry), times, bytes_down)
+    written = canonical(entry)
+    record = _record(closing, folded.weights, hash_of(written), times, bytes_down)
     store.commit_round(
         closing.row.id,
         Commit(
@@ -175,7 +178,7 @@ def commit_round(
             weights=folded.weights,
             message=folded.message,
             server=folded.server,
-            entry=canonical(entry).decode("ascii"),
+            entry=written.decode("ascii"),
             entry_hash=record.entry_hash,
             record=record,
             states=outcome.states,
@@ -205,7 +208,7 @@ def score(store: Store, run: RunId, round_number: int) -> RoundRecord:
 
 def tidy(store: Store, files: RunFiles, run: RunId, *, starting: bool = False) -> None:
     """Remove what neither the round under way nor the keep policy needs; `starting`: left-overs too."""
-    files.tidy(store.wanted(run), starting=starting)
+    files.tidy(store.wanted(run, store.run(run).experiment.keep), starting=starting)
 
 
 def _values(parts: Sequence[Evaluated]) -> dict[str, float]:

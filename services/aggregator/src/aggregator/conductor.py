@@ -231,12 +231,13 @@ class Conductor:
         first = run.first_order is None and any(give.key.kind == "train" for give in gives)
 
         def record() -> None:
-            for round_ in rounds:
-                self._store.begin_round(run.id, round_.round, round_.trial, round_.cohort, now)
-            if issued:
-                self._store.issue(run.id, issued)
-            if first:
-                self._store.set_run_state(run.id, run.shown, run.reason, first_order=now)
+            with self._store.together():
+                for round_ in rounds:
+                    self._store.begin_round(run.id, round_.round, round_.trial, round_.cohort, now)
+                if issued:
+                    self._store.issue(run.id, issued)
+                if first:
+                    self._store.set_run_state(run.id, run.shown, run.reason, first_order=now)
 
         await self._storing.at_once(record)
         if first:

@@ -51,7 +51,10 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All of it or nothing."""
+        """All of it or nothing; within another one it is part of that."""
+        if self._connection.in_transaction:
+            yield
+            return
         with self._guard():
             self._connection.execute("BEGIN IMMEDIATE")
             try:

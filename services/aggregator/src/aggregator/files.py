@@ -30,12 +30,13 @@ from roundtable.codec import Encoded
 from roundtable.errors import StorageFull, Unknown
 from roundtable.types import ClientId, Digest, RunId
 
-from aggregator.rooms import Rooms
+from aggregator.rooms import Room, Rooms
 from aggregator.rows import Wanted
 from aggregator.tensors import map_file, write_at
 
 Durability = Literal["process", "power"]
 Kind = Literal["weights", "messages", "server", "states"]
+Sent = Literal["weights", "states"]  # as clients ask for it
 
 KINDS: Final[tuple[Kind, ...]] = ("weights", "messages", "server", "states")
 VIEWS: Final = 2  # the weights of the round under way, and those being evaluated
@@ -62,7 +63,8 @@ class RunFiles:
         self.apart = spool_dir is not None  # the spool may be on another file system: moving is copying
         self._power = durability == "power"
         self._rooms = Rooms(self.spool)
-        self._views: OrderedDict[Path, memoryview] = OrderedDict()  # of what is being sent, the latest last
+        self._latest: Path | None = None  # the round's folder in the spool that is there
+        self._sent: OrderedDict[tuple[Sent, Digest], memoryview] = OrderedDict()  # the latest last
         self._counter = itertools.count()
 
     def prepare(self) -> None:
@@ -90,12 +92,13 @@ class RunFiles:
         with no_space_is_storage_full(part):
             return self._rooms.open(part, nbytes)
 
-    def room(self, path: Path) -> memoryview | None:
-        """The bytes of an upload, accepted or not, where they are in memory."""
-        try:
-            return self._rooms.bytes_of(path)
-        except FileNotFoundError:
-            return None
+    def room(self, path: Path) -> Room | None:
+        """Of an upload, accepted or not, where its bytes are in memory."""
+        return self._rooms.of(path)
+
+    def cut(self, part: Path, nbytes: int) -> None:
+        """The upload was shorter than was said."""
+        self._rooms.cut(part, nbytes)
 
     def discard(self, part: Path) -> None:
         """Remove an upload that was not accepted; absent is fine."""
@@ -105,7 +108,7 @@ class RunFiles:
     def let_go(self) -> None:
         """The run is over: nothing is kept for uploads that will not come."""
         self._rooms.close()
-        self._views.clear()
+        self._sent.clear()
 
     def spooled(self, round_number: int, trial: int, client: ClientId, digest: Digest) -> Path:
         """Where the accepted update is; named by its digest, so that no other upload ever replaces it."""
@@ -117,10 +120,11 @@ class RunFiles:
         """Move a checked upload to its place, durably for this run; after that the store may record it."""
         place = self.spooled(round_number, trial, client, digest)
         with no_space_is_storage_full(place):
-            if not place.parent.exists():
+            if place.parent != self._latest:
                 place.parent.mkdir(exist_ok=True)
                 if self._power:
                     sync_folder(self.spool)
+                self._latest = place.parent
             self._settle(part, place)
         self._rooms.moved(part, place)
         return place
@@ -149,13 +153,15 @@ class RunFiles:
         """What GET /v1/states/{digest} sends. Raises Unknown."""
         return self._existing(self.path("states", digest))
 
-    def view(self, path: Path) -> memoryview:
-        """The bytes of a file that never changes: mapped once for all who ask for it about the same time."""
-        view = self._views.get(path)
+    def content(self, kind: Sent, digest: Digest) -> memoryview:
+        """The bytes of what clients fetch, mapped once for all who ask for it about the same time. Raises
+        Unknown."""
+        view = self._sent.get((kind, digest))
         if view is None:
-            view = self._views[path] = memoryview(map_file(path))
-            while len(self._views) > VIEWS:
-                self._views.popitem(last=False)
+            path = self.message(digest) if kind == "weights" else self.state(digest)
+            view = self._sent[kind, digest] = memoryview(map_file(path))
+            while len(self._sent) > VIEWS:
+                self._sent.popitem(last=False)
         return view
 
     def temporary(self, kind: Kind) -> Path:
@@ -208,35 +214,37 @@ class RunFiles:
             "states": set(wanted.states),
         }
         for kind, digests in keep.items():
-            for path in _entries(self.folder / kind):
-                orphan = path.suffix == PART if starting else False
-                if orphan or (path.suffix == SUFFIX and path.stem not in digests):
-                    path.unlink(missing_ok=True)
+            folder = self.folder / kind
+            for name in _names(folder):
+                orphan = starting and name.endswith(PART)
+                if orphan or (name.endswith(SUFFIX) and name.removesuffix(SUFFIX) not in digests):
+                    (folder / name).unlink(missing_ok=True)
         self._tidy_spool(wanted, starting)
 
     def _tidy_spool(self, wanted: Wanted, starting: bool) -> None:
         rounds = set(wanted.rounds)
-        for path in _entries(self.spool):
-            if path.suffix == PART:
+        for name in _names(self.spool):
+            path = self.spool / name
+            if name.endswith(PART):
                 if starting:
                     path.unlink(missing_ok=True)
                 continue
-            found = _ROUND.fullmatch(path.name)
+            found = _ROUND.fullmatch(name)
             if found is None:
                 continue
             key = (int(found[1]), int(found[2]))
             if key in rounds:
-                for kept in _entries(path):
-                    self._rooms.forget(kept)
+                for update in _names(path):
+                    self._rooms.forget(path / update)
             elif key < wanted.open or (starting and key > wanted.open):
-                for update in _entries(path):
-                    self._rooms.give_back(update)
+                for update in _names(path):
+                    self._rooms.give_back(path / update)
                 with suppress(OSError):  # else there is something new in it, for the next time
                     path.rmdir()
             elif starting and key == wanted.open:
-                accepted = {self.spooled(*key, client, digest) for client, digest in wanted.accepted}
-                for orphan in set(_entries(path)) - accepted:
-                    orphan.unlink(missing_ok=True)
+                accepted = {self.spooled(*key, client, digest).name for client, digest in wanted.accepted}
+                for orphan in set(_names(path)) - accepted:
+                    (path / orphan).unlink(missing_ok=True)
 
     # --- moving ---------------------------------------------------------------------------------------------
 
@@ -290,9 +298,9 @@ def sync_folder(path: Path) -> None:
     sync_file(path)
 
 
-def _entries(folder: Path) -> list[Path]:
+def _names(folder: Path) -> list[str]:
     try:
-        return list(folder.iterdir())
+        return os.listdir(folder)  # noqa: PTH208 -- paths cost more than the listing
     except FileNotFoundError:
         return []
 

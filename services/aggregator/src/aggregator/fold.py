@@ -16,15 +16,16 @@ the manifest's dtypes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from roundtable.codec import Buffer, Decoded, Wire, decode, encode
+from roundtable.codec import Buffer, Wire, decode, encode, examine
 from roundtable.errors import InvalidPayload, RunFailed
+from roundtable.layout import Header
 from roundtable.strategy import Strategy
 from roundtable.strategy.means import UniformMean
 from roundtable.strategy.part import Share
@@ -46,6 +47,7 @@ class Input:
     path: Path
     share: Share
     content: Buffer | None = None  # of the file, where it is in memory
+    header: Header | None = None  # read from it before
 
 
 @dataclass(frozen=True)
@@ -143,10 +145,8 @@ class _Fold:
 
     def __init__(self, plan: FoldPlan, weights: Draft, server: Draft | None, block: int) -> None:
         self._plan = plan
-        self._updates = [
-            Mapped(part.path, update_groups(plan.manifest, plan.strategy), part.content)
-            for part in plan.inputs
-        ]
+        expected = update_groups(plan.manifest, plan.strategy)
+        self._updates = [Mapped(part.path, expected, part.content, part.header) for part in plan.inputs]
         self._weights = Mapped(plan.weights, {"weights": plan.manifest})
         kept = server_groups(plan.manifest, plan.strategy)
         self._server = Mapped(plan.server, kept) if kept and plan.server is not None else None
@@ -317,20 +317,22 @@ def _load(values: Array | None, block: slice, into: Float64) -> Float64:
 
 def stored_groups(path: Path, expected: Mapping[str, Manifest], wire: Wire = "float32") -> dict[str, Weights]:
     """A stored message's groups, in place. Raises CorruptStore."""
-    return _decoded(path, expected, wire).groups
+    with _readable(path):
+        return decode(map_file(path), expected, wire=wire, finite=False).groups
 
 
 def digest_of(
     path: Path, expected: Mapping[str, Manifest], wire: Wire = "float32", content: Buffer | None = None
 ) -> Digest:
     """A stored message's content hash (`content`: its bytes, if they are in memory). Raises CorruptStore."""
-    return _decoded(path, expected, wire, content).digest
+    with _readable(path):
+        buffer = map_file(path) if content is None else content
+        return examine(buffer, expected, wire=wire, finite=False).digest
 
 
-def _decoded(
-    path: Path, expected: Mapping[str, Manifest], wire: Wire, content: Buffer | None = None
-) -> Decoded:
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        return decode(map_file(path) if content is None else content, expected, wire=wire, finite=False)
+        yield
     except (InvalidPayload, FileNotFoundError) as error:
         raise damaged(path, error) from None

@@ -65,7 +65,7 @@ class Replies:
         if live is None or digest is None or live.sent.get(worker) == digest:
             return None
         try:
-            content = live.files.view(live.files.message(digest))
+            content = live.files.content("weights", digest)
         except Unknown:  # the run has gone on
             return None
         if len(content) > most:
@@ -84,7 +84,7 @@ class Replies:
             raise StorageFull(run.reason or f"run {run.id} is paused: send it again later")
         if self._desk.held(worker, order) is None and key.round < run.machine.committed:
             raise Stale(f"round {key.round} is over, round {run.machine.round} is under way: drop it")
-        part = run.files.part(f"{worker}-{key.client}")
+        part, kept = run.files.part(f"{worker}-{key.client}"), False
         try:
             size = await receive(request, run.files, part, self._bounds(run, key))
             # A small body is checked here and now: a hop to another thread would cost more than that.
@@ -94,6 +94,7 @@ class Replies:
             kind = InitializeArrived if isinstance(content, CheckedInitial) else UpdateArrived
             event = kind(key, attempt, worker, content.digest, self._clock.monotonic())
             duplicate = await self._turns.submit(lambda: conductor.deliver(Delivery(event, content, part)))
+            kept = not duplicate
         except InvalidPayload as error:
             note("upload refused", worker=worker, order=order, detail=str(error))
             raise
@@ -103,7 +104,8 @@ class Replies:
                 await self._turns.submit(lambda: self._runs.pause(run.id, fault))
             raise
         finally:
-            run.files.discard(part)
+            if not kept:
+                run.files.discard(part)
         return duplicate
 
     async def result(self, worker: WorkerId, order: OrderId, result: OrderResult) -> None:
@@ -159,4 +161,9 @@ def _seconds(text: str | None) -> float:
 def _check(run: ActiveRun, key: Key, part: Path) -> Checked | CheckedInitial:
     if key.kind == "initialize":
         return check_initial(part)
-    return check_update(part, run.expected, run.experiment.wire, run.files.room(part))
+    room = run.files.room(part)
+    if room is None:
+        return check_update(part, run.expected, run.experiment.wire)
+    checked = check_update(part, run.expected, run.experiment.wire, room.content)
+    room.header = checked.header
+    return checked

@@ -12,20 +12,37 @@ import itertools
 import mmap
 import os
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from roundtable.layout import Header
+
 KEPT: Final = 64  # maps held at a time; each takes a file descriptor
 _GRAIN: Final = 64 << 10  # bytes: lengths differ a little from one update of an order to the next
+
+
+@dataclass(eq=False)
+class Room:
+    """A file and its map, and what is known of the upload in it."""
+
+    path: Path
+    mapping: mmap.mmap
+    nbytes: int  # of the upload
+    header: Header | None = None  # once somebody has looked
+
+    @property
+    def content(self) -> memoryview:
+        """The upload's bytes."""
+        return memoryview(self.mapping)[: self.nbytes]
 
 
 class Rooms:
     """Of one run's spool. Thread-safe. Raises OSError as the file system does."""
 
     def __init__(self, spool: Path) -> None:
-        self._spool = spool
-        self._held: dict[Path, mmap.mmap] = {}
-        self._spare: list[tuple[Path, mmap.mmap]] = []
+        self._held: dict[Path, Room] = {}
+        self._spare: list[Room] = []
         self._names = (spool / f"spare.{os.getpid()}.{number}.part" for number in itertools.count())
         self._closed = False
         self._lock = threading.Lock()
@@ -33,27 +50,34 @@ class Rooms:
     def open(self, path: Path, nbytes: int) -> memoryview:
         """Make `path`, which is absent, a file of `nbytes` whose space is taken; its bytes, to be written."""
         with self._lock:
-            fitting = (room for room in self._spare if nbytes <= len(room[1]) <= 2 * nbytes + 2 * _GRAIN)
-            spare = next(fitting, None)
+            fits = (room for room in self._spare if nbytes <= len(room.mapping) <= 2 * nbytes + 2 * _GRAIN)
+            spare = next(fits, None)
             if spare is not None:
                 self._spare.remove(spare)
-        mapping = _make(path, nbytes) if spare is None else _refit(*spare, path, nbytes)
+        room = Room(path, _make(path, nbytes) if spare is None else _refit(spare, path, nbytes), nbytes)
         with self._lock:
-            self._held[path] = mapping
-        return memoryview(mapping)[:nbytes]
+            self._held[path] = room
+        return room.content
 
-    def bytes_of(self, path: Path) -> memoryview | None:
-        """The file's bytes, where it is held."""
+    def of(self, path: Path) -> Room | None:
+        """The file's room, where it is held."""
         with self._lock:
-            mapping = self._held.get(path)
-        return None if mapping is None else memoryview(mapping)[: path.stat().st_size]
+            return self._held.get(path)
+
+    def cut(self, path: Path, nbytes: int) -> None:
+        """The upload was shorter than was said."""
+        os.truncate(path, nbytes)
+        with self._lock:
+            if (room := self._held.get(path)) is not None:
+                room.nbytes = nbytes
 
     def moved(self, path: Path, place: Path) -> None:
         """The file has another name now; among too many it is held no more."""
         with self._lock:
-            mapping = self._held.pop(path, None)
-            if mapping is not None and len(self._held) < KEPT:
-                self._held[place] = mapping
+            room = self._held.pop(path, None)
+            if room is not None and len(self._held) < KEPT:
+                room.path = place
+                self._held[place] = room
 
     def forget(self, path: Path) -> None:
         """The file stays, but not as a room."""
@@ -63,11 +87,11 @@ class Rooms:
     def give_back(self, path: Path) -> None:
         """What is in the file is no longer needed: it becomes a spare room, or goes; absent is fine."""
         with self._lock:
-            mapping = self._held.pop(path, None)
-            if mapping is not None and not self._closed and len(self._spare) < KEPT:
-                name = next(self._names)
-                path.rename(name)
-                self._spare.append((name, mapping))
+            room = self._held.pop(path, None)
+            if room is not None and not self._closed and len(self._spare) < KEPT:
+                room.path = next(self._names)
+                path.rename(room.path)
+                self._spare.append(room)
                 return
         path.unlink(missing_ok=True)
 
@@ -75,8 +99,8 @@ class Rooms:
         """Spare rooms go, and no more are kept. What is held stays where it is."""
         with self._lock:
             self._closed = True
-            for path, _ in self._spare:
-                path.unlink(missing_ok=True)
+            for room in self._spare:
+                room.path.unlink(missing_ok=True)
             self._spare.clear()
 
 
@@ -93,12 +117,13 @@ def _make(path: Path, nbytes: int) -> mmap.mmap:
         os.close(file)
 
 
-def _refit(spare: Path, mapping: mmap.mmap, path: Path, nbytes: int) -> mmap.mmap:
-    file = os.open(spare, os.O_RDWR)
-    try:
-        os.posix_fallocate(file, 0, nbytes)
-        os.ftruncate(file, nbytes)
-    finally:
-        os.close(file)
-    spare.rename(path)
-    return mapping
+def _refit(spare: Room, path: Path, nbytes: int) -> mmap.mmap:
+    if nbytes != spare.nbytes:
+        file = os.open(spare.path, os.O_RDWR)
+        try:
+            os.posix_fallocate(file, 0, nbytes)
+            os.ftruncate(file, nbytes)
+        finally:
+            os.close(file)
+    spare.path.rename(path)
+    return spare.mapping

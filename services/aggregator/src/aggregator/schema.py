@@ -31,6 +31,7 @@ CREATE TABLE rounds (                       -- every sample that was drawn; one 
     state TEXT NOT NULL CHECK (state IN ('open', 'discarded', 'committed')),
     PRIMARY KEY (run, round, trial)
 ) WITHOUT ROWID;
+CREATE INDEX open_rounds ON rounds (run) WHERE state = 'open';
 
 CREATE TABLE attempts (                     -- every order that was given
     run TEXT NOT NULL REFERENCES runs ON DELETE CASCADE,

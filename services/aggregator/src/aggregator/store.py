@@ -11,11 +11,12 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from roundtable.errors import NotPossible, Unknown
-from roundtable.experiment import Experiment
+from roundtable.experiment import Experiment, Keep
 from roundtable.messages import Evaluated, Initialized, Join, RoundRecord, RunState
 from roundtable.types import ClientId, Digest, RunId, Seconds, WorkerId
 
@@ -40,6 +41,8 @@ FILE: Final = "lab.sqlite"  # in STATE_DIR
 
 Durability = Literal["process", "power"]
 
+_BEST: Final = "WHERE run = ? AND accuracy IS NOT NULL ORDER BY accuracy DESC, round LIMIT 1"
+
 
 class Store:
     """Use `open_store`. Not thread-safe: one use after the other (threads.StoreThread)."""
@@ -50,6 +53,10 @@ class Store:
 
     def close(self) -> None:
         self._db.close()
+
+    def together(self) -> AbstractContextManager[None]:
+        """What is done within it is one transaction."""
+        return self._db.transaction()
 
     def set_durability(self, durability: Durability) -> None:
         """Of everything written from now on; set when a run becomes the active one."""
@@ -355,11 +362,7 @@ class Store:
 
     def best_commit(self, run: RunId) -> CommitRow | None:
         """The highest accuracy, the earliest of equals; None where nothing was scored with one."""
-        row = self._db.one(
-            "SELECT * FROM commits WHERE run = ? AND accuracy IS NOT NULL"
-            " ORDER BY accuracy DESC, round LIMIT 1",
-            run,
-        )
+        row = self._db.one(f"SELECT * FROM commits {_BEST}", run)
         return None if row is None else commit_row(row)
 
     def client_states(self, run: RunId) -> dict[ClientId, Digest]:
@@ -398,7 +401,7 @@ class Store:
 
     # --- what files stay ------------------------------------------------------------------------------------
 
-    def wanted(self, run: RunId) -> Wanted:
+    def wanted(self, run: RunId, keep: Keep) -> Wanted:
         """The files that are still needed, and those that the experiment's keep policy asks for.
 
         Needed: the last two commits' weights and messages (an evaluation of the one before may be under way),
@@ -406,7 +409,6 @@ class Store:
         every n-th round, and the updates of the last n rounds or of all, with the weights and slots that they
         were folded into.
         """
-        keep = self.run(run).experiment.keep
         newest = self._db.one("SELECT max(round) AS round FROM commits WHERE run = ?", run)
         last = -1 if newest is None or newest["round"] is None else newest["round"]
         first = _first_kept(keep.updates, last)
@@ -417,13 +419,14 @@ class Store:
         if keep.checkpoint_every:
             nth = self._db.all(files + "round > 0 AND round % ? = 0", run, keep.checkpoint_every)
             weights |= {commit["weights"] for commit in nth}
-        best = self.best_commit(run)
-        weights |= {best.weights} if best else set()
+        best = self._db.one(f"SELECT weights FROM commits {_BEST}", run)
+        weights |= {best["weights"]} if best else set()
         if last < 0:
             weights |= {self.run(run).initial}
         server = {commit["server"] for commit in recent if commit["round"] >= min(recomputed, last)}
-        begun = self.open_round(run)
-        under_way = (begun.round, begun.trial) if begun else (last + 1, 1)
+        begun = self._db.one("SELECT round, trial FROM rounds WHERE run = ? AND state = 'open'", run)
+        under_way = (begun["round"], begun["trial"]) if begun else (last + 1, 1)
+        updates = "SELECT client, digest FROM updates WHERE run = ? AND round = ? AND trial = ?"
         return Wanted(
             weights={digest for digest in weights if digest is not None},
             messages={commit["message"] for commit in recent[-2:]},
@@ -431,7 +434,7 @@ class Store:
             states=set(self.client_states(run).values()),
             rounds={(commit["round"], commit["trial"]) for commit in recent if commit["round"] >= first},
             open=under_way,
-            accepted={(client, update.digest) for client, update in self.updates(run, *under_way).items()},
+            accepted={(row["client"], row["digest"]) for row in self._db.all(updates, run, *under_way)},
         )
 
 

@@ -47,18 +47,23 @@ class Span:
 class Mapped:
     """A stored message whose arrays are seen as they lie in the file: flat, read-only, float16 as float16."""
 
-    def __init__(self, path: Path, expected: Mapping[str, Manifest], content: Buffer | None = None) -> None:
-        """`content`: the file's bytes, where they are in memory. Raises CorruptStore where the file is not a
-        message of these groups; the data are not looked at."""
+    def __init__(
+        self,
+        path: Path,
+        expected: Mapping[str, Manifest],
+        content: Buffer | None = None,
+        header: Header | None = None,
+    ) -> None:
+        """`content`, `header`: the file's bytes, where they are in memory, and what they begin with, where it
+        was read before. Raises CorruptStore where the file is not a message of these groups; the data are not
+        looked at."""
         self._names: dict[str, tuple[str, ...]] = {
-            group: tuple(
-                f"{group}/{position:04d}/{spec.name}" for position, spec in enumerate(manifest.arrays)
-            )
+            group: tuple(f"{group}/{name}" for name in manifest.local_names)
             for group, manifest in expected.items()
         }
         try:
             self._buffer = map_file(path) if content is None else content
-            self._header: Header = read_header(self._buffer)
+            self._header = read_header(self._buffer) if header is None else header
             self._check(expected)
         except (InvalidPayload, FileNotFoundError) as error:
             raise damaged(path, error) from None

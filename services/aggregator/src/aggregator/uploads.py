@@ -7,7 +7,6 @@ next.
 from __future__ import annotations
 
 import asyncio
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -48,7 +47,7 @@ async def receive(request: Request, files: RunFiles, part: Path, bounds: Bounds)
         room = await asyncio.to_thread(files.make_room, part, length)
     received = await body_into(request, room, stall=bounds.stall, within=bounds.total)
     if received < length:
-        os.truncate(part, received)
+        files.cut(part, received)
     return received
 
 

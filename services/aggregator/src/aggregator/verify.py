@@ -170,7 +170,7 @@ class _Look:
         """Accepted updates: all of the round under way, and of the rounds that the policy keeps."""
         run, experiment = self._row.id, self._row.experiment
         groups = update_groups(Manifest(known.arrays), experiment.strategy)
-        wanted = self._store.wanted(run)
+        wanted = self._store.wanted(run, experiment.keep)
         for round_number, trial in sorted({*wanted.rounds, wanted.open}):
             updates = self._store.updates(run, round_number, trial)
             whole = {}
@@ -185,7 +185,7 @@ class _Look:
 
     def _still_needs(self, round_number: int, trial: int) -> bool:
         """Asked again, since an aggregator may have committed, tried anew or tidied meanwhile."""
-        wanted = self._store.wanted(self._row.id)
+        wanted = self._store.wanted(self._row.id, self._row.experiment.keep)
         return (round_number, trial) in {*wanted.rounds, wanted.open}
 
     def _matches(self, path: Path, digest: Digest, groups: Mapping[str, Manifest], wire: Wire) -> bool:

@@ -11,6 +11,7 @@ from roundtable.types import Digest, OrderId, RunId
 from starlette.responses import Response
 
 from aggregator.bodies import INLINE, ContentFile, ReplyAndContent, immutable, unchanged
+from aggregator.files import Sent
 from aggregator.routes.access import SESSION, json_of, service_of, worker_of
 
 router = APIRouter(tags=["orders"])
@@ -42,19 +43,19 @@ async def states(request: Request, digest: Digest) -> Response:
     return _content(request, digest, "states")
 
 
-def _content(request: Request, digest: Digest, kind: str) -> Response:
+def _content(request: Request, digest: Digest, kind: Sent) -> Response:
     worker = worker_of(request)
     live = service_of(request).runs.live
     if live is None or len(digest) != 64 or not digest.isalnum():
         raise Unknown(f"{kind} {digest:.64} are not kept here: ask for what an order names")
-    path = live.files.message(digest) if kind == "weights" else live.files.state(digest)
+    content = live.files.content(kind, digest)
     if unchanged(request.headers.get("if-none-match"), digest):
         reply = Response(status_code=304)
         reply.raw_headers += immutable(digest)
         return reply
     if kind == "weights":
         live.sent[worker] = digest
-    return ContentFile(live.files.view(path), digest, live.count_down)
+    return ContentFile(content, digest, live.count_down)
 
 
 @router.put(

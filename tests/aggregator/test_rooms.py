@@ -32,8 +32,10 @@ def test_a_room_given_back_serves_the_next_upload_and_shows_nothing_of_the_last(
     assert len(room) == (tmp_path / "b").stat().st_size == 100_050
     room[:] = b"b" * 100_050
     assert (tmp_path / "b").read_bytes() == b"b" * 100_050
-    assert held.bytes_of(tmp_path / "b") == b"b" * 100_050
-    assert held.bytes_of(tmp_path / "accepted") is None
+    assert _content(held, tmp_path / "b") == b"b" * 100_050
+    held.cut(tmp_path / "b", 99_000)
+    assert _content(held, tmp_path / "b") == (tmp_path / "b").read_bytes() == b"b" * 99_000
+    assert held.of(tmp_path / "accepted") is None
 
 
 def test_a_room_is_never_given_away_while_it_is_in_use(tmp_path: Path) -> None:
@@ -56,7 +58,7 @@ def test_rooms_of_any_sizes_one_after_the_other_hold_exactly_what_was_written(
     for number, size in enumerate(sizes):
         path = folder / f"{number}"
         held.open(path, size)[:] = bytes([number]) * size
-        assert path.read_bytes() == bytes([number]) * size == held.bytes_of(path)
+        assert path.read_bytes() == bytes([number]) * size == _content(held, path)
         if number % 3:
             held.give_back(path)
     held.close()
@@ -70,7 +72,7 @@ def test_rooms_beyond_those_held_are_plain_files(tmp_path: Path, monkeypatch: py
         held.open(tmp_path / f"{number}.part", 1000)[:] = bytes([number]) * 1000
         held.moved(tmp_path / f"{number}.part", tmp_path / f"{number}")
         (tmp_path / f"{number}.part").rename(tmp_path / f"{number}")
-    assert [held.bytes_of(tmp_path / f"{number}") is not None for number in range(4)] == [
+    assert [held.of(tmp_path / f"{number}") is not None for number in range(4)] == [
         True,
         True,
         False,
@@ -101,3 +103,9 @@ def test_once_closed_nothing_spare_is_left_and_nothing_is_kept(tmp_path: Path) -
     held.give_back(tmp_path / "b")
     assert not list(tmp_path.iterdir())
     held.give_back(tmp_path / "b")  # absent is fine
+
+
+def _content(held: Rooms, path: Path) -> bytes:
+    room = held.of(path)
+    assert room is not None
+    return bytes(room.content)

@@ -93,8 +93,12 @@ class RunFiles:
             return self._rooms.open(part, nbytes)
 
     def room(self, path: Path) -> Room | None:
-        """Of an upload, accepted or not, where its bytes are in memory."""
-        return self._rooms.of(path)
+        """Of an upload, accepted or not, where its bytes are in memory, and are what is in the file."""
+        room = self._rooms.of(path)
+        try:
+            return room if room is not None and path.stat().st_size == room.nbytes else None
+        except FileNotFoundError:
+            return None
 
     def cut(self, part: Path, nbytes: int) -> None:
         """The upload was shorter than was said."""

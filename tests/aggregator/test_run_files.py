@@ -184,14 +184,14 @@ def test_the_spool_may_be_elsewhere_and_even_on_another_file_system(
     part = run.part("first")
     part.write_bytes(b"weights")
     assert part.parent == tmp_path / "spool" / RUN
-    real = Path.rename
+    real = os.rename
 
-    def across(self: Path, target: Path) -> Path:
-        if self.parent != target.parent:
+    def across(source: Path, target: Path) -> None:
+        if source.parent != target.parent:
             raise OSError(errno.EXDEV, "Invalid cross-device link")
-        return real(self, target)
+        real(source, target)
 
-    monkeypatch.setattr(Path, "rename", across)
+    monkeypatch.setattr(os, "rename", across)
     place = run.accept_initial(part, "c" * 64)
     assert place.read_bytes() == b"weights"
     assert place.parent == tmp_path / "state" / "runs" / RUN / "weights"
@@ -204,18 +204,18 @@ def test_power_durability_syncs_the_file_before_and_the_folder_after_it_gets_its
     run = RunFiles(tmp_path, RUN, durability="power")
     run.prepare()
     seen: list[str] = []
-    real_fsync, real_rename = os.fsync, Path.rename
+    real_fsync, real_rename = os.fsync, os.rename
 
     def fsync(file: int) -> None:
         seen.append(f"sync {Path(f'/proc/self/fd/{file}').readlink().name}")
         real_fsync(file)
 
-    def rename(self: Path, target: Path) -> Path:
+    def rename(source: Path, target: Path) -> None:
         seen.append("rename")
-        return real_rename(self, target)
+        real_rename(source, target)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(Path, "rename", rename)
+    monkeypatch.setattr(os, "rename", rename)
     part = run.part("u")
     part.write_bytes(b"x")
     run.accept_update(part, 1, 1, 0, "d" * 64)
@@ -268,11 +268,11 @@ def test_whatever_the_system_calls_a_full_disk_is_storage_full(
     part = run.part("u")
     part.write_bytes(b"x")
 
-    def full(*_: Path) -> Path:
+    def full(*_: Path) -> None:
         raise OSError(code, os.strerror(code))
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", full)
+        patch.setattr(os, "rename", full)
         with pytest.raises(StorageFull, match="nothing accepted is lost"):
             run.accept_update(part, 1, 1, 0, "a" * 64)
     assert run.accept_update(part, 1, 1, 0, "a" * 64).exists()

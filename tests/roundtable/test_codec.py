@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from blake3 import blake3
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from roundtable.codec import (
@@ -33,7 +33,7 @@ from roundtable.errors import (
     TooLarge,
     Truncated,
 )
-from roundtable.layout import DTYPES
+from roundtable.layout import DTYPES, Usual, read_header
 from roundtable.weights import ArraySpec, Manifest, Weights
 
 CODES = {name: code for code, name in DTYPES.items()}
@@ -546,3 +546,43 @@ class TestMetadata:
         path.write_bytes(body)
         with pytest.raises(InvalidPayload):
             read_metadata(path)
+
+
+class TestTheUsualHeader:
+    """What is parsed in part reads as what is parsed whole."""
+
+    USUAL = Usual.of([(K, "F32", (2,)), (B, "F32", (1,))])
+
+    @settings(deadline=None)
+    @given(
+        st.one_of(
+            st.binary(max_size=40),
+            st.text(alphabet='{}[]":, \\_metadata1', max_size=40).map(str.encode),
+            st.dictionaries(
+                st.sampled_from(["__metadata__", K, "x"]), st.dictionaries(st.text(), st.text())
+            ).map(lambda table: json.dumps(table).encode()[:-1]),
+        ),
+        st.integers(0, 3),
+    )
+    @example(b'{"__metadata__":{"account":"{}"}', 1)
+    @example(b'{"__metadata__":{},"__metadata__":{}', 0)
+    @example(b'{"__metadata__":{}},{"x":1', 0)
+    @example(b'{"__metadata__":{"a":"b', 0)
+    @example(b"{", 0)
+    def test_a_header_that_ends_so_reads_the_same(self, before: bytes, spaces: int) -> None:
+        text = before + self.USUAL.text + b" " * spaces
+        file = len(text).to_bytes(8, "little") + text
+        assert self.read(file, self.USUAL) == self.read(file, None)
+
+    def test_what_our_own_writer_makes_ends_so(self) -> None:
+        weights = Weights.zeros(TWO["update"])
+        header = bytes(encode({"update": weights}, {"account": "{}"}).buffers[0])
+        assert header.rstrip().endswith(self.USUAL.text)
+        assert read_header(header, usual=self.USUAL).entries is self.USUAL.entries
+
+    @staticmethod
+    def read(file: bytes, usual: Usual | None) -> Any:
+        try:
+            return read_header(file, usual=usual)
+        except InvalidPayload:
+            return InvalidPayload

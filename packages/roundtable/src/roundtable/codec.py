@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Final, Literal, TypeAlias
 
@@ -36,6 +37,7 @@ from roundtable.layout import (
     Buffer,
     Entry,
     Header,
+    Usual,
     pack_header,
     read_header,
     read_metadata,
@@ -51,6 +53,7 @@ __all__ = [
     "Decoded",
     "Encoded",
     "Examined",
+    "Form",
     "Groups",
     "Wire",
     "as_decoded",
@@ -59,6 +62,7 @@ __all__ = [
     "decode_initial",
     "encode",
     "examine",
+    "form_of",
     "groups_in",
     "hasher",
     "read_metadata",
@@ -142,15 +146,63 @@ def content_hash(groups: Groups) -> Digest:
     return _digest(lines, [_bytes_of(array) for _, _, array in arrays])
 
 
+class Form(dict[str, Manifest]):
+    """Which groups a message holds. As good as any mapping; what follows from them is worked out once."""
+
+    @cached_property
+    def asked(self) -> tuple[tuple[str, str, ArraySpec], ...]:
+        """(tensor name, group, spec) in the hash's order."""
+        for group in self:
+            if not _GROUP_NAME.fullmatch(group):
+                raise ValueError(f"a group cannot be called {group!r}")
+        return tuple(
+            (f"{group}/{name}", group, spec)
+            for group in sorted(self)
+            for name, spec in zip(self[group].local_names, self[group].arrays, strict=True)
+        )
+
+    @cached_property
+    def names(self) -> dict[str, tuple[str, ...]]:
+        """The tensor names of each group."""
+        return {
+            group: tuple(f"{group}/{name}" for name in manifest.local_names)
+            for group, manifest in self.items()
+        }
+
+    @cached_property
+    def header_limit(self) -> int:
+        """Bytes: names escaped as \\uXXXX pairs, and room for every other writer's spacing."""
+        arrays = (256 + 12 * len(name) + 24 * len(spec.shape) for name, _, spec in self.asked)
+        return min(METADATA_LIMIT + sum(arrays), HEADER_LIMIT)
+
+    @cached_property
+    def size_limit(self) -> int:
+        """No honest message of these groups is longer than this, in bytes, header included."""
+        return PREFIX + self.header_limit + sum(manifest.nbytes for manifest in self.values())
+
+    @cached_property
+    def usual(self) -> Usual:
+        """As our own writers make it, in the arrays' dtypes."""
+        return Usual.of([(name, CODES[spec.dtype], spec.shape) for name, _, spec in self.asked])
+
+    @cached_property
+    def lines(self) -> bytes:
+        """What the content hash begins with, in the arrays' dtypes."""
+        return "".join(_line(name, CODES[spec.dtype], spec) for name, _, spec in self.asked).encode()
+
+
+def form_of(expected: Mapping[str, Manifest]) -> Form:
+    return expected if isinstance(expected, Form) else Form(expected)
+
+
 def hasher(expected: Mapping[str, Manifest]) -> blake3:
     """The content hash begun: fed with the float32 message's data in the hash's order, it has its digest."""
-    lines = (_line(name, CODES[spec.dtype], spec) for name, _, spec in _specs(expected))
-    return blake3("".join(lines).encode())
+    return blake3(form_of(expected).lines)
 
 
 def size_limit(expected: Mapping[str, Manifest]) -> int:
     """No honest message of these groups is longer than this, in bytes, header included."""
-    return PREFIX + _header_limit(expected) + sum(manifest.nbytes for manifest in expected.values())
+    return form_of(expected).size_limit
 
 
 def decode(
@@ -170,17 +222,20 @@ def examine(
     buffer: Buffer, expected: Mapping[str, Manifest], *, wire: Wire = "float32", finite: bool = True
 ) -> Examined:
     """As `decode`, without making arrays of it."""
-    if (length := memoryview(buffer).nbytes) > (limit := size_limit(expected)):
-        raise TooLarge(f"the message has {length} bytes, at most {limit} are allowed for these groups")
-    header = read_header(buffer, _header_limit(expected))
-    return Examined(header, _examined(buffer, header, expected, wire, finite))
+    form = form_of(expected)
+    if (length := memoryview(buffer).nbytes) > form.size_limit:
+        raise TooLarge(
+            f"the message has {length} bytes, at most {form.size_limit} are allowed for these groups"
+        )
+    header = read_header(buffer, form.header_limit, form.usual if form.asked else None)
+    return Examined(header, _examined(buffer, header, form, wire, finite))
 
 
 def groups_in(buffer: Buffer, header: Header, expected: Mapping[str, Manifest]) -> dict[str, Weights]:
     """The `expected` groups of an examined message."""
     raw = np.frombuffer(buffer, np.uint8)
     arrays: dict[str, list[Array]] = {group: [] for group in expected}
-    for name, group, spec in _specs(expected):
+    for name, group, spec in form_of(expected).asked:
         entry = header.entries[name]
         arrays[group].append(_array(raw[header.start + entry.begin : header.start + entry.end], entry, spec))
     return {group: Weights(manifest, tuple(arrays[group])) for group, manifest in expected.items()}
@@ -212,42 +267,32 @@ def decode_initial(buffer: Buffer) -> Decoded:
 def _decoded(
     buffer: Buffer, header: Header, expected: Mapping[str, Manifest], wire: Wire, finite: bool
 ) -> Decoded:
-    digest = _examined(buffer, header, expected, wire, finite)
+    digest = _examined(buffer, header, form_of(expected), wire, finite)
     return Decoded(groups_in(buffer, header, expected), header.metadata, digest)
 
 
-def _examined(
-    buffer: Buffer, header: Header, expected: Mapping[str, Manifest], wire: Wire, finite: bool
-) -> Digest:
+def _examined(buffer: Buffer, header: Header, form: Form, wire: Wire, finite: bool) -> Digest:
     try:
-        return _looked_at(np.frombuffer(buffer, np.uint8), header, expected, wire, finite)
+        return _looked_at(np.frombuffer(buffer, np.uint8), header, form, wire, finite)
     except InvalidPayload as error:
         # Without the frames that hold views of the buffer: a refused memory map can be closed at once.
         raise error.with_traceback(None) from None
 
 
-def _looked_at(
-    raw: Array, header: Header, expected: Mapping[str, Manifest], wire: Wire, finite: bool
-) -> Digest:
-    asked = list(_specs(expected))
-    names = [name for name, _, _ in asked]
-    if unknown := header.entries.keys() - set(names):
-        raise ShapeMismatch(f"array {shown(min(unknown))} is not asked for: {_asked(names)}")
-    if missing := [name for name in names if name not in header.entries]:
-        raise ShapeMismatch(f"array {shown(missing[0])} is missing: {_asked(names)}")
-    for name, _, spec in asked:
-        _check_fits(name, header.entries[name], spec, wire)
+def _looked_at(raw: Array, header: Header, form: Form, wire: Wire, finite: bool) -> Digest:
+    usual = header.entries is form.usual.entries
+    if not usual:
+        _check_arrays(header, form, wire)
     if (length := len(raw) - header.start) < header.size:
         raise Truncated(f"the message holds {length} of {header.size} bytes of data: send it again, whole")
     if length > header.size:
         raise TooLarge(f"the message holds {length - header.size} bytes after its last array: send none")
 
-    entries = [header.entries[name] for name in names]
-    lines = (_line(name, entry.code, spec) for (name, _, spec), entry in zip(asked, entries, strict=True))
-    hasher = blake3("".join(lines).encode())
-    data = raw[header.start :]
     # Most files have the hash's order, and float32 alone: then their data are looked at in one go.
-    if all(before.end == after.begin for before, after in pairwise(entries)):
+    data = raw[header.start :]
+    entries = [header.entries[name] for name, _, _ in form.asked]
+    hasher = blake3(form.lines if usual else _lines(form, entries))
+    if usual or all(before.end == after.begin for before, after in pairwise(entries)):
         hasher.update(data.data)
     else:
         for entry in entries:
@@ -256,7 +301,7 @@ def _looked_at(
         finite = finite and not _is_finite(data.view("<f4"))  # else to tell which
         if not finite:
             return hasher.hexdigest()
-    for name, entry in zip(names, entries, strict=True):
+    for (name, _, _), entry in zip(form.asked, entries, strict=True):
         piece = data[entry.begin : entry.end]
         if finite and not _is_finite(piece.view(_LITTLE[entry.code])):
             raise NotFinite(
@@ -265,6 +310,22 @@ def _looked_at(
         if entry.code == "BOOL" and piece.size and piece.max() > 1:
             raise InvalidPayload(f"array {name} holds bytes other than 0 and 1 for BOOL")
     return hasher.hexdigest()
+
+
+def _check_arrays(header: Header, form: Form, wire: Wire) -> None:
+    """All that are asked for are there, as they are asked for, and no other."""
+    names = [name for name, _, _ in form.asked]
+    if unknown := header.entries.keys() - set(names):
+        raise ShapeMismatch(f"array {shown(min(unknown))} is not asked for: {_asked(names)}")
+    if missing := [name for name in names if name not in header.entries]:
+        raise ShapeMismatch(f"array {shown(missing[0])} is missing: {_asked(names)}")
+    for name, _, spec in form.asked:
+        _check_fits(name, header.entries[name], spec, wire)
+
+
+def _lines(form: Form, entries: Sequence[Entry]) -> bytes:
+    pairs = zip(form.asked, entries, strict=True)
+    return "".join(_line(name, entry.code, spec) for (name, _, spec), entry in pairs).encode()
 
 
 def _check_fits(name: str, entry: Entry, spec: ArraySpec, wire: Wire) -> None:
@@ -289,25 +350,10 @@ def _array(piece: Array, entry: Entry, spec: ArraySpec) -> Array:
 
 def _arrays(groups: Groups) -> Iterator[tuple[str, ArraySpec, Array]]:
     """(tensor name, spec, array) in the hash's order."""
-    for name, group, position, spec in _positions(
-        {group: weights.manifest for group, weights in groups.items()}
-    ):
-        yield name, spec, groups[group].arrays[position]
-
-
-def _specs(expected: Mapping[str, Manifest]) -> Iterator[tuple[str, str, ArraySpec]]:
-    """(tensor name, group, spec) in the hash's order."""
-    for name, group, _, spec in _positions(expected):
-        yield name, group, spec
-
-
-def _positions(expected: Mapping[str, Manifest]) -> Iterator[tuple[str, str, int, ArraySpec]]:
-    for group in sorted(expected):
-        if not _GROUP_NAME.fullmatch(group):
-            raise ValueError(f"a group cannot be called {group!r}")
-        manifest = expected[group]
-        for position, (name, spec) in enumerate(zip(manifest.local_names, manifest.arrays, strict=True)):
-            yield f"{group}/{name}", group, position, spec
+    form = Form({group: weights.manifest for group, weights in groups.items()})
+    arrays = [array for group in sorted(groups) for array in groups[group].arrays]
+    for (name, _, spec), array in zip(form.asked, arrays, strict=True):
+        yield name, spec, array
 
 
 def _line(name: str, code: str, spec: ArraySpec) -> str:
@@ -343,13 +389,11 @@ def _overflows(array: Array) -> bool:
 
 
 def _is_finite(array: Array) -> bool:
-    return array.dtype.kind != "f" or all(bool(np.isfinite(block).all()) for block in _blocks(array))
-
-
-def _header_limit(expected: Mapping[str, Manifest]) -> int:
-    """Bytes: names escaped as \\uXXXX pairs, and room for every other writer's spacing."""
-    arrays = (256 + 12 * len(name) + 24 * len(spec.shape) for name, _, spec in _specs(expected))
-    return min(METADATA_LIMIT + sum(arrays), HEADER_LIMIT)
+    if array.dtype.kind != "f":
+        return True
+    # A sum of squares is finite only if all of them are; it may overflow where they are: then each is seen.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return all(np.isfinite(np.dot(block, block)) or np.isfinite(block).all() for block in _blocks(array))
 
 
 def _asked(names: list[str]) -> str:

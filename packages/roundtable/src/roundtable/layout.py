@@ -67,6 +67,22 @@ class Header:
     size: int
 
 
+@dataclass(frozen=True)
+class Usual:
+    """The end of the header that a writer of ours gives to these tensors, and what it says: files of one form
+    differ in their metadata alone, so that only those need to be parsed."""
+
+    text: bytes  # from the comma after the metadata
+    entries: dict[str, Entry]
+    size: int
+
+    @classmethod
+    def of(cls, tensors: Sequence[tuple[str, str, tuple[int, ...]]]) -> Usual:
+        header = pack_header(tensors, {})
+        read = read_header(header)
+        return cls(b"," + header[PREFIX:].rstrip(b" ")[1:], read.entries, read.size)
+
+
 def pack_header(tensors: Sequence[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]) -> bytes:
     """The first bytes of a file whose data are `tensors` (name, code, shape), in this order, without gaps."""
     table: dict[str, Any] = {}
@@ -82,12 +98,17 @@ def pack_header(tensors: Sequence[tuple[str, str, tuple[int, ...]]], metadata: M
     return len(text).to_bytes(PREFIX, "little") + text
 
 
-def read_header(buffer: Buffer, limit: int = HEADER_LIMIT) -> Header:
+def read_header(buffer: Buffer, limit: int = HEADER_LIMIT, usual: Usual | None = None) -> Header:
     """The checked header of the file in `buffer`, which may be cut off anywhere after the header.
 
-    `limit` is in bytes. Raises Truncated, TooLarge, DtypeMismatch (a dtype numpy lacks), InvalidPayload.
+    `limit` is in bytes; `usual` is how it may end (what is read does not depend on it). Raises Truncated,
+    TooLarge, DtypeMismatch (a dtype numpy lacks), InvalidPayload.
     """
     text = _header_text(buffer, limit)
+    if usual is not None and (before := text.rstrip(b" ")).endswith(usual.text):
+        table = _parse(before[: -len(usual.text)] + b"}")
+        if table.keys() == {"__metadata__"}:
+            return Header(usual.entries, _metadata(table["__metadata__"]), PREFIX + len(text), usual.size)
     table = _parse(text)
     metadata = _metadata(table.pop("__metadata__", {}))
     entries = {name: _entry(name, value) for name, value in table.items()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from roundtable.codec import size_limit
+from roundtable.codec import Form
 from roundtable.experiment import Experiment
 from roundtable.fleet import Conditions
 from roundtable.messages import Initialized, Order, Plan, RoundRecord, RunState
@@ -74,12 +74,12 @@ class ActiveRun:
     def describe(self) -> None:
         """Once the first weights are accepted: what updates and states have to look like."""
         self.manifest: Manifest | None = None
-        self.expected: dict[str, Manifest] = {}
+        self.expected = Form()
         self.update_limit = 0
         if self.initialized is not None:
             self.manifest = Manifest(self.initialized.arrays)
-            self.expected = update_groups(self.manifest, self.experiment.strategy)
-            self.update_limit = size_limit(self.expected)
+            self.expected = Form(update_groups(self.manifest, self.experiment.strategy))
+            self.update_limit = self.expected.size_limit
 
     def committed(self, record: RoundRecord, message: Digest, states: dict[ClientId, Digest]) -> None:
         self.records[record.round] = record

@@ -33,13 +33,17 @@ class Database:
         self._connection.close()
 
     def one(self, sql: str, *values: Any) -> sqlite3.Row | None:
-        with self._guard():
+        try:
             row: sqlite3.Row | None = self._connection.execute(sql, values).fetchone()
-            return row
+        except sqlite3.DatabaseError as error:
+            raise _translated(error, self._path) from error
+        return row
 
     def all(self, sql: str, *values: Any) -> list[sqlite3.Row]:
-        with self._guard():
+        try:
             return self._connection.execute(sql, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise _translated(error, self._path) from error
 
     def execute(self, sql: str, values: tuple[Any, ...]) -> None:
         """Inside a transaction."""
@@ -52,23 +56,19 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All of it or nothing; within another one it is part of that."""
-        if self._connection.in_transaction:
+        connection = self._connection
+        if connection.in_transaction:
             yield
             return
-        with self._guard():
-            self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
-                self._connection.execute("COMMIT")
+                connection.execute("COMMIT")
             except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
                 raise
-
-    @contextmanager
-    def _guard(self) -> Iterator[None]:
-        try:
-            yield
         except sqlite3.DatabaseError as error:
             raise _translated(error, self._path) from error
 

@@ -63,7 +63,7 @@ class RunFiles:
         self.apart = spool_dir is not None  # the spool may be on another file system: moving is copying
         self._power = durability == "power"
         self._rooms = Rooms(self.spool)
-        self._latest: Path | None = None  # the round's folder in the spool that is there
+        self._latest: tuple[int, int] | None = None  # round and trial whose folder is in the spool
         self._sent: OrderedDict[tuple[Sent, Digest], memoryview] = OrderedDict()  # the latest last
         self._counter = itertools.count()
 
@@ -116,7 +116,7 @@ class RunFiles:
 
     def spooled(self, round_number: int, trial: int, client: ClientId, digest: Digest) -> Path:
         """Where the accepted update is; named by its digest, so that no other upload ever replaces it."""
-        return self.spool / f"{round_number:06d}.{trial}" / f"{client:06d}.{_checked(digest)}{SUFFIX}"
+        return self.spool / f"{round_number:06d}.{trial}/{client:06d}.{_checked(digest)}{SUFFIX}"
 
     def accept_update(
         self, part: Path, round_number: int, trial: int, client: ClientId, digest: Digest
@@ -124,11 +124,11 @@ class RunFiles:
         """Move a checked upload to its place, durably for this run; after that the store may record it."""
         place = self.spooled(round_number, trial, client, digest)
         with no_space_is_storage_full(place):
-            if place.parent != self._latest:
+            if (round_number, trial) != self._latest:
                 place.parent.mkdir(exist_ok=True)
                 if self._power:
                     sync_folder(self.spool)
-                self._latest = place.parent
+                self._latest = (round_number, trial)
             self._settle(part, place)
         self._rooms.moved(part, place)
         return place
@@ -142,7 +142,7 @@ class RunFiles:
 
     def path(self, kind: Kind, digest: Digest) -> Path:
         """Where it is, or would be."""
-        return self.folder / kind / f"{_checked(digest)}{SUFFIX}"
+        return self.folder / f"{kind}/{_checked(digest)}{SUFFIX}"
 
     def weights(self, digest: Digest) -> Path:
         """The checkpoint. Raises Unknown."""
@@ -263,7 +263,7 @@ class RunFiles:
         if self._power:
             sync_file(part)
         try:
-            part.rename(place)
+            os.rename(part, place)  # noqa: PTH104 -- Path.rename makes another path of it
         except OSError as error:
             if error.errno != errno.EXDEV:  # the spool is on another file system
                 raise

@@ -103,6 +103,7 @@ async def _serve(
             _stop_at_eof(asyncio.get_running_loop(), server)
         gc.collect()
         gc.freeze()  # what is there by now stays: no later collection need look at it
+        gc.set_threshold(10_000, 20, 20)  # a round makes some thousand objects, hardly any of them in cycles
         note("aggregator starts", address=f"{host}:{port}", state=str(settings.state_dir))
         await server.serve([listener])
         note("aggregator stops")

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-from roundtable.codec import Buffer, hasher
+from roundtable.codec import Buffer, Form, form_of, hasher
 from roundtable.errors import CorruptStore, InvalidPayload, Truncated
 from roundtable.layout import CODES, DTYPES, Header, pack_header, read_header
 from roundtable.types import Array, Digest
@@ -57,27 +57,24 @@ class Mapped:
         """`content`, `header`: the file's bytes, where they are in memory, and what they begin with, where it
         was read before. Raises CorruptStore where the file is not a message of these groups; the data are not
         looked at."""
-        self._names: dict[str, tuple[str, ...]] = {
-            group: tuple(f"{group}/{name}" for name in manifest.local_names)
-            for group, manifest in expected.items()
-        }
+        form = form_of(expected)
+        self._names = form.names
         try:
             self._buffer = map_file(path) if content is None else content
             self._header = read_header(self._buffer) if header is None else header
-            self._check(expected)
+            self._check(form)
         except (InvalidPayload, FileNotFoundError) as error:
             raise damaged(path, error) from None
 
-    def _check(self, expected: Mapping[str, Manifest]) -> None:
+    def _check(self, form: Form) -> None:
         if len(self._buffer) != self._header.start + self._header.size:
             raise Truncated(f"{len(self._buffer)} bytes of {self._header.start + self._header.size}")
-        for group, manifest in expected.items():
-            for name, spec in zip(self._names[group], manifest.arrays, strict=True):
-                entry = self._header.entries.get(name)
-                if entry is None or entry.shape != spec.shape:
-                    raise InvalidPayload(f"array {name} is missing or of another shape")
-                if entry.code != CODES[spec.dtype] and not (entry.code == "F16" and spec.dtype == "float32"):
-                    raise InvalidPayload(f"array {name} is of another dtype")
+        for name, _, spec in form.asked:
+            entry = self._header.entries.get(name)
+            if entry is None or entry.shape != spec.shape:
+                raise InvalidPayload(f"array {name} is missing or of another shape")
+            if entry.code != CODES[spec.dtype] and not (entry.code == "F16" and spec.dtype == "float32"):
+                raise InvalidPayload(f"array {name} is of another dtype")
 
     def adjoins(self, group: str, span: Span) -> bool:
         """Whether the span's arrays follow each other in the file, with one dtype."""
@@ -104,16 +101,12 @@ class Draft:
     """
 
     def __init__(self, path: Path, groups: Mapping[str, Manifest]) -> None:
-        tensors = [
-            (f"{group}/{position:04d}/{spec.name}", CODES[spec.dtype], spec.shape)
-            for group in sorted(groups)
-            for position, spec in enumerate(groups[group].arrays)
-        ]
-        header = pack_header(tensors, {})
+        form = form_of(groups)
+        header = pack_header([(name, CODES[spec.dtype], spec.shape) for name, _, spec in form.asked], {})
         self.path = path
         self._starts: dict[str, list[int]] = {}
         offset = len(header)
-        self._hasher, self._hashed = hasher(groups), offset
+        self._hasher, self._hashed = hasher(form), offset
         for group in sorted(groups):
             self._starts[group] = []
             for spec in groups[group].arrays:

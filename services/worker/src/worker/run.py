@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
-from roundtable.codec import Decoded
+from roundtable.codec import Decoded, Form
 from roundtable.messages import Plan
 from roundtable.types import Digest
 from roundtable.weights import Manifest, Weights
@@ -52,7 +52,9 @@ class Run:
     def __init__(self, plan: Plan, trainer: Trainer) -> None:
         self.plan = plan
         self.trainer = trainer
-        self.manifest: Manifest | None = None
+        self.manifest: Manifest | None = None  # until `use`
+        self.message_groups = Form()  # of a round's global message
+        self.state_groups = Form()
         self.messages: Kept[Decoded] = Kept(MESSAGES_KEPT, lambda _message: 1)
         self.states: Kept[Weights] = Kept(STATES_KEPT, lambda state: state.manifest.nbytes)
 
@@ -60,17 +62,7 @@ class Run:
         """Once the run is initialized. Raises InvalidTask where the trainer's model is another."""
         self.trainer.use(manifest)
         self.plan, self.manifest = plan, manifest
-
-    @property
-    def message_groups(self) -> Mapping[str, Manifest]:
-        """The groups of a round's global message."""
-        assert self.manifest is not None
-        groups = {"weights": self.manifest}
-        if self.plan.experiment.strategy.objective.controls:
-            groups["broadcast"] = self.manifest.trainable
-        return groups
-
-    @property
-    def state_groups(self) -> Mapping[str, Manifest]:
-        assert self.manifest is not None
-        return {"state": self.manifest.trainable}
+        controls = plan.experiment.strategy.objective.controls
+        broadcast = {"broadcast": manifest.trainable} if controls else {}
+        self.message_groups = Form({"weights": manifest, **broadcast})
+        self.state_groups = Form({"state": manifest.trainable})

@@ -19,7 +19,7 @@ AT_MOST = 1.03  # of the round time without monitoring
 
 @dataclass(frozen=True)
 class Block:
-    """Rounds of one freshly started lab. `seconds`: of each round after the warm-up."""
+    """Some rounds on end, all with monitoring or all without. `seconds`: of each that counts."""
 
     monitored: bool
     seconds: tuple[float, ...]

@@ -55,6 +55,7 @@ def test_the_arithmetic_of_a_step_is_the_products_of_both_passes() -> None:
         np.testing.assert_allclose(own, known, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_floor_is_taken_in_processes_that_work_at_once() -> None:
     found = arithmetic._together(arithmetic._products, 1)
     assert len(found["seconds"]) == arithmetic.REPEATS and min(found["seconds"]) > 0

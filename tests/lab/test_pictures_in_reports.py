@@ -163,6 +163,7 @@ def _file(weights: Weights) -> bytes:
 
 
 class TestStudy:
+    @pytest.mark.slow  # TensorFlow draws for each cell
     def test_shows_predictions_of_each_cell_beside_the_masks_and_says_synthetic(self, tmp_path: Path) -> None:
         part, found = _studied(tmp_path, 6)
         out, folders = tmp_path / "out", Folders(tmp_path / "out/.lab", ROOT / "tasks", ROOT / "datasets")

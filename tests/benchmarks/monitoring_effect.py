@@ -103,13 +103,13 @@ class Bench:
         self._switch(monitored)
         cpu, begun = self._cpu(monitored), time.time()
         self._reach(self._done() + SETTLE + self.rounds + 1)
+        ended = time.time()  # asking the engine takes it time, and rounds too
         spent = {name: now - cpu[name] for name, now in self._cpu(monitored).items()}
-        wall = time.time() - begun
         history = self.stack.ask(f"/v1/runs/{self.run}")["history"]
-        commits = [record["committed"] for record in history if record["committed"] > begun][SETTLE:]
+        commits = [one["committed"] for one in history if begun < one["committed"] <= ended][SETTLE:]
         rss = {name: self.engine.stats(one)[1] for name, one in self.containers.items() if monitored}
         seconds = tuple(later - earlier for earlier, later in itertools.pairwise(commits))
-        return Block(monitored, seconds, wall, spent, rss)
+        return Block(monitored, seconds, ended - begun, spent, rss)
 
     def _switch(self, monitored: bool) -> None:
         if monitored is not self.monitored:

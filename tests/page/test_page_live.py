@@ -310,6 +310,7 @@ def test_a_browser_gives_the_read_token_and_is_let_in_until_it_signs_out(
         page.get_by_role("button", name="Sign out").click()
         expect(page.get_by_label("Read token of this lab")).to_be_visible()
         assert page.context.cookies() == []
+        page.close()  # before its aggregator: what it still loads would be refused
 
 
 # What is darker or lighter than WCAG 2.2 asks for (4.5 : 1), element by element.

@@ -201,6 +201,7 @@ def test_a_node_that_brings_its_own_data_is_marked(lab: PageLab, look: Callable[
     assert "pinned" not in " ".join(others.all_inner_texts())
 
 
+@pytest.mark.slow
 def test_a_page_of_which_a_part_did_not_arrive_says_so(lab: PageLab, look: Callable[..., Page]) -> None:
     page = look("about:blank", excused=("ERR_FAILED", "uPlot is not defined"))
     for missing in ("run.js", "vendor/uPlot.iife.min.js"):

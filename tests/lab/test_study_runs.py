@@ -96,14 +96,7 @@ def test_each_cell_is_run_once_for_each_seed_and_never_again(study: Study) -> No
 
 
 def test_an_interrupt_keeps_what_has_finished_and_the_next_go_does_the_rest(study: Study) -> None:
-    def interrupted(experiment: Experiment) -> Repeat:
-        if len(study.carried) == 4:
-            raise KeyboardInterrupt
-        return a_repeat(experiment.seed, (0.3, 0.6, 0.9))
-
-    study.sitting.outcome = interrupted
-    with pytest.raises(KeyboardInterrupt):
-        study.go()
+    _interrupt_the_fourth_run(study)
     assert sum(map(len, study.kept().values())) == 3
     study.sitting.outcome = lambda experiment: a_repeat(experiment.seed, (0.9,) * 3)
     assert study.go().done == 3
@@ -130,14 +123,7 @@ def test_a_failure_is_recorded_with_its_reason_and_tried_again_only_when_asked(s
 
 
 def test_what_is_left_out_is_noted_with_why_until_it_has_been_run(study: Study) -> None:
-    def interrupted(experiment: Experiment) -> Repeat:
-        if len(study.carried) == 4:
-            raise KeyboardInterrupt
-        return a_repeat(experiment.seed, (0.3, 0.6, 0.9))
-
-    study.sitting.outcome = interrupted
-    with pytest.raises(KeyboardInterrupt):
-        study.go()
+    _interrupt_the_fourth_run(study)
     store = Store(study.folder / "out/tiny")
     study.conducts[-1].settle("interrupted")
     assert store.unfinished is not None and store.unfinished.why == "interrupted"
@@ -484,3 +470,14 @@ def test_a_study_killed_in_the_middle_goes_on_and_its_cells_repeat_to_the_same_b
         check=False,
     )
     assert one.returncode == 0 and "the same weights as recorded, bit for bit" in one.stdout
+
+
+def _interrupt_the_fourth_run(study: Study) -> None:
+    def interrupted(experiment: Experiment) -> Repeat:
+        if len(study.carried) == 4:
+            raise KeyboardInterrupt
+        return a_repeat(experiment.seed, (0.3, 0.6, 0.9))
+
+    study.sitting.outcome = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        study.go()

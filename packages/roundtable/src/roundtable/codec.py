@@ -214,8 +214,9 @@ def decode(
     `buffer` alive (a memory map cannot be closed while one exists).
     Raises Truncated, TooLarge, ShapeMismatch, DtypeMismatch, NotFinite (where `finite`), InvalidPayload.
     """
-    examined = examine(buffer, expected, wire=wire, finite=finite)
-    return Decoded(groups_in(buffer, examined.header, expected), examined.header.metadata, examined.digest)
+    form = form_of(expected)
+    examined = examine(buffer, form, wire=wire, finite=finite)
+    return Decoded(groups_in(buffer, examined.header, form), examined.header.metadata, examined.digest)
 
 
 def examine(
@@ -261,14 +262,9 @@ def decode_initial(buffer: Buffer) -> Decoded:
         RecursionError,
     ) as error:  # DtypeMismatch and the like pass
         raise InvalidPayload(f"metadata `initialized` cannot be read: {shown(str(error))}") from None
-    return _decoded(buffer, header, {"weights": manifest}, "float32", True)
-
-
-def _decoded(
-    buffer: Buffer, header: Header, expected: Mapping[str, Manifest], wire: Wire, finite: bool
-) -> Decoded:
-    digest = _examined(buffer, header, form_of(expected), wire, finite)
-    return Decoded(groups_in(buffer, header, expected), header.metadata, digest)
+    form = Form({"weights": manifest})
+    digest = _examined(buffer, header, form, "float32", True)
+    return Decoded(groups_in(buffer, header, form), header.metadata, digest)
 
 
 def _examined(buffer: Buffer, header: Header, form: Form, wire: Wire, finite: bool) -> Digest:

@@ -207,15 +207,21 @@ async def test_an_order_that_keeps_failing_fails_the_run_with_the_reason(open_la
         assert detail["state"] == "failed" and "out of memory" in detail["reason"]
 
 
-async def test_a_worker_that_refuses_gets_nothing_more_of_the_run(open_lab, make_experiment):
+async def test_a_worker_that_refuses_gets_nothing_more_of_the_run_and_is_told_of_once(
+    open_lab, make_experiment, caplog
+):
+    caplog.set_level("INFO", "aggregator")
     async with open_lab() as lab:
         unfit, other = await lab.joined(1), await lab.joined(2)
         run = await initialized(lab, make_experiment(), unfit, other)
-        order = trains(unfit)[0]
-        refusal = OrderResult(
-            status="refused", problem="urn:roundtable:source-mismatch", detail="another task"
-        )
-        await unfit.report(order, refusal)
+        held = trains(unfit)
+        assert len(held) > 1
+        for order in held:  # the second before it hears that it is withdrawn
+            refusal = OrderResult(
+                status="refused", problem="urn:roundtable:source-mismatch", detail="another task"
+            )
+            assert (await unfit.report(order, refusal)).status_code == 204
+        assert [record.message for record in caplog.records].count("order refused") == 1
         detail = await finish(lab, run, other)
         assert detail["state"] == "finished"
         assert {worker for record in detail["history"] for worker in record["workers"]} == {other.id}

@@ -528,6 +528,7 @@ def test_leaving_waits_for_the_training_under_way_and_hands_the_rest_back(
     digest = aggregator.publish(1.0)
     aggregator.give(order(1, weights=digest), order(2, weights=digest))
     aggregator.wait_for(lambda: "o2" in aggregator.holding, "both orders to be held")
+    aggregator.wait_for(lambda: lab.trainer.begun == ["train 1"], "the training")
     leaving = threading.Thread(target=lab.agent.leave, args=(WAIT,))
     leaving.start()
     lab.trainer.gate.set()

@@ -117,12 +117,13 @@ class Replies:
         conductor, key, attempt = self._find(order)
         now = self._clock.monotonic()
         if result.status != "done":
+            self._desk.settle(worker, order)
+            if held is None:  # withdrawn: as from a worker that was left out of the run for its first refusal
+                return
             detail = result.detail or "no reason given"
             note("order " + result.status, worker=worker, order=order, detail=detail)
             failed = OrderFailed(key, attempt, worker, result.status == "refused", detail, now)
-            self._desk.settle(worker, order)
-            if held is not None:
-                await self._turns.submit(lambda: conductor.handle(failed))
+            await self._turns.submit(lambda: conductor.handle(failed))
             return
         if key.kind != "evaluate" or result.evaluated is None:
             raise InvalidInput(

@@ -32,11 +32,14 @@ def machines() -> Json:
                     limits(
                         curve(
                             "Memory",
-                            [of_host("mem", 'mean("used_percent")')],
+                            [
+                                of_host("mem", 'mean("used_percent")'),
+                                of_host("swap", 'mean("used_percent")', "$tag_host swap"),
+                            ],
                             unit="percent",
                             low=0,
                             high=100,
-                            why="Used, of what the machine has.",
+                            why="Used, of what the machine has; swap, of its own size. Where swap fills, training is slow.",
                             empty=NO_HOST,
                         ),
                         (90, RED),
@@ -64,6 +67,24 @@ def machines() -> Json:
                             empty=NO_HOST,
                         ),
                         (90, RED),
+                    ),
+                    mirrored(
+                        curve(
+                            "Disk I/O",
+                            [
+                                of_host(
+                                    "diskio",
+                                    f'non_negative_derivative(mean("{field}"), 1s)',
+                                    f"$tag_host $tag_name {way}",
+                                    by=("host", "name"),
+                                )
+                                for field, way in (("read_bytes", "read"), ("write_bytes", "write"))
+                            ],
+                            unit="Bps",
+                            why="Bytes a second of each disk and its parts: read upwards, written downwards.",
+                            empty=NO_HOST,
+                        ),
+                        "/ write$/",
                     ),
                     mirrored(
                         curve(

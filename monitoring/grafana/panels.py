@@ -385,7 +385,7 @@ def dashboard(
         "version": 1,
         "editable": False,
         "graphTooltip": 1,
-        "refresh": "5s",
+        "refresh": "10s",  # as often as Telegraf reads; 5s can be chosen
         "time": {"from": "now-15m", "to": "now"},
         "timepicker": {"refresh_intervals": ["5s", "10s", "30s", "1m"]},
         "templating": {"list": variables},

@@ -12,12 +12,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+from ruamel.yaml import YAML
 
 from . import influx
 from .influx import free_port
@@ -72,6 +74,30 @@ def test_the_listener_and_the_buffer_are_bounded() -> None:
     (listener,) = TABLES["inputs"]["influxdb_listener"]
     assert 0 < listener["max_body_size"] <= 8 * 2**20
     assert 0 < TABLES["agent"]["metric_buffer_limit"] <= 100_000
+
+
+@pytest.mark.parametrize("name", ["telegraf.conf", "node.conf"])
+def test_nothing_is_read_from_a_machine_that_no_dashboard_shows(name: str) -> None:
+    """Each field costs its reading, its way and its place, all the time."""
+    shown = "".join(
+        file.read_text(encoding="utf-8")
+        for file in (CONF.parents[1] / "grafana" / "dashboards").glob("*.json")
+    )
+    inputs = tomllib.loads(CONF.with_name(name).read_text(encoding="utf-8"))["inputs"]
+    for what in ("cpu", "mem", "swap", "system", "disk", "diskio", "docker", "internal"):
+        for table in inputs.get(what, []):
+            unseen = {field for field in table["fieldinclude"] if f'\\"{field}\\"' not in shown}
+            assert unseen <= {"buffer_size"}, (what, unseen)  # for whoever looks for why points are dropped
+
+
+def test_the_engine_is_asked_for_the_workers_figures_and_for_nobody_elses() -> None:
+    (docker,) = TABLES["inputs"]["docker"]
+    services = YAML(typ="safe").load((CONF.parents[2] / "compose.yaml").read_text(encoding="utf-8"))[
+        "services"
+    ]
+    (pattern,) = docker["container_name_include"]
+    asked = {name for name in services if fnmatch(f"roundtable-{name}-1", pattern)}
+    assert asked == {"worker", "worker-slow"}
 
 
 def test_a_proxy_that_is_not_there_yet_does_not_stop_the_labs_own_points() -> None:

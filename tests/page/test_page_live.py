@@ -201,6 +201,14 @@ def test_a_node_that_brings_its_own_data_is_marked(lab: PageLab, look: Callable[
     assert "pinned" not in " ".join(others.all_inner_texts())
 
 
+def test_a_round_under_way_began_when_the_last_was_committed_or_its_run_went_on(
+    lab: PageLab, look: Callable[..., Page]
+) -> None:
+    opened, went_on = look(lab.url).evaluate(UNDER_WAY)
+    assert opened == pytest.approx(60, abs=0.1)  # however long before the page was opened
+    assert went_on == pytest.approx(5, abs=0.1)
+
+
 @pytest.mark.slow
 def test_a_page_of_which_a_part_did_not_arrive_says_so(lab: PageLab, look: Callable[..., Page]) -> None:
     page = look("about:blank", excused=("ERR_FAILED", "uPlot is not defined"))
@@ -314,6 +322,20 @@ def test_a_browser_gives_the_read_token_and_is_let_in_until_it_signs_out(
         page.close()  # before its aggregator: what it still loads would be refused
 
 
+# Seconds since the round under way began, by the page: when it is opened; 5 s after the end of a pause.
+UNDER_WAY = """async () => {
+  const { State } = await import("/page/state.js");
+  const now = Date.now() / 1000;
+  const state = new State();
+  const run = { id: "r", state: "running", round: 3, rounds: 9, cohort: [0], arrived: [] };
+  const told = (ago, run) => state.told({ kind: "run", at: now - ago, run });
+  state.told({ kind: "round", of: "r", at: now - 60, round: { round: 3, committed: now - 60 } });
+  told(0, run);
+  const opened = now - state.begun.at;
+  told(20, { ...run, state: "paused" });
+  told(5, run);
+  return [opened, now - state.begun.at];
+}"""
 # What is darker or lighter than WCAG 2.2 asks for (4.5 : 1), element by element.
 CONTRAST = """() => {
   const parts = (colour) => colour.match(/[0-9.]+/g).map(Number);

@@ -21,6 +21,7 @@ export function clock(value) {
 
 export function bytes(value) {
   if (!value) return "0 MB";
+  if (value < 1e5) return `${(value / 1e3).toFixed(value < 1e4 ? 1 : 0)} kB`;
   return value >= 1e10 ? `${(value / 1e9).toFixed(1)} GB` : `${(value / 1e6).toFixed(value < 1e6 ? 2 : value < 1e8 ? 1 : 0)} MB`;
 }
 

@@ -61,7 +61,8 @@ function figures(state, run, records) {
   const each = recent.length ? recent[Math.floor(recent.length / 2)] : null;
   put($("f-accuracy"), percent(scored.at(-1)?.accuracy ?? run.accuracy));
   put($("f-loss"), fixed(records.findLast((record) => record.loss != null)?.loss));
-  put($("f-best"), best ? `${percent(best.accuracy, 1)} in ${best.round}` : "–");
+  put($("f-best"), percent(best?.accuracy, 1));
+  put($("f-best-name"), best ? `best, in round ${best.round}` : "best");
   put($("f-round"), seconds(each));
   const over = ENDED.has(run.state);
   put($("f-left-name"), over ? "training took" : "time left");

@@ -12,7 +12,7 @@ export class State {
   versions = new Map(); // run → how often its rounds have changed
   details = new Map(); // run → detail, of the run shown and the one beside it
   arrivals = new Map(); // client → seconds (aggregator's clock), of the round under way
-  begun = { run: null, round: -1, at: 0 }; // the round under way, as first heard of
+  begun = { run: null, round: -1, at: 0, held: false }; // the round under way; held: its run does not go on just now
   ahead = 0; // seconds that the aggregator's clock is ahead of ours
   chosen = null; // by the address: a run to be shown whatever is active
   note = "";
@@ -89,10 +89,11 @@ export class State {
   #underWay(run) {
     const { begun } = this;
     if (begun.run !== run.id || begun.round !== run.round) {
-      const last = this.rounds.get(run.id)?.get(run.round)?.committed;
-      this.begun = { run: run.id, round: run.round, at: last && this.now - last < 5 ? last : this.now };
+      const last = this.rounds.get(run.id)?.get(run.round)?.committed; // however long before this page was opened
+      this.begun = { run: run.id, round: run.round, at: last ?? this.now };
       this.arrivals.clear();
-    }
+    } else if (begun.held) begun.at = this.now;
+    this.begun.held = run.state !== "running";
     for (const client of run.arrived) if (!this.arrivals.has(client)) this.arrivals.set(client, this.now);
   }
 }

@@ -112,10 +112,12 @@ function paint(canvas, state, run, records, workers, names, live) {
 function paintLive(draw, state, run, workers, { x, y, bar, end, paints, top, free }) {
   const begun = Math.min(state.begun.at, end);
   const asked = new Set(run.cohort);
-  if (x(begun) > free) {
-    const since = Math.floor(state.now - begun);
+  const since = Math.floor(state.now - begun);
+  const label = since < 5 ? `${run.round + 1}` : `${run.round + 1}: ${since} s by now`;
+  const beside = Math.max(x(begun) + 3, free);
+  if (beside + draw.measureText(label).width <= x(end)) {
     draw.fillStyle = paints.quiet;
-    draw.fillText(since < 5 ? `${run.round + 1}` : `${run.round + 1}: ${since} s by now`, x(begun) + 3, top / 2);
+    draw.fillText(label, beside, top / 2);
   }
   const rows = new Map(workers.map((id, row) => [id, row]));
   for (const worker of state.workers) {

@@ -15,6 +15,12 @@ variable "NODE_TAG" {
   default = "node"
 }
 
+# What both images are built on, where it is not the Jetson's own. Elsewhere than on Docker Hub, say on a mirror:
+# PYTHON_IMAGE=mirror.local/python:3.11-slim-bookworm docker buildx bake
+variable "PYTHON_IMAGE" {
+  default = "python:3.11-slim-bookworm"
+}
+
 # NVIDIA's TensorFlow for the GPUs of Jetson boards on JetPack 6. It says which JetPack 6 each release is for.
 variable "JETPACK6_IMAGE" {
   default = "nvcr.io/nvidia/tensorflow:24.08-tf2-py3-igpu"
@@ -35,12 +41,14 @@ group "boards" {
 target "aggregator" {
   context    = "."
   dockerfile = "services/aggregator/Dockerfile"
+  args       = { BASE_IMAGE = "${PYTHON_IMAGE}" }
   tags       = ["roundtable-aggregator:${TAG}"]
 }
 
 target "worker" {
   context    = "."
   dockerfile = "services/worker/Dockerfile"
+  args       = { BASE_IMAGE = "${PYTHON_IMAGE}" }
   tags       = ["roundtable-worker:${TAG}"]
 }
 

@@ -5,6 +5,7 @@ name the same things.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -20,29 +21,23 @@ MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 COMPOSE = (ROOT / "compose.node.yaml").read_text(encoding="utf-8")
 
 
-@pytest.fixture(scope="module")
-def targets() -> dict[str, Any]:
-    command = [
-        "docker",
-        "buildx",
-        "bake",
-        "--file",
-        "docker-bake.hcl",
-        "--print",
-        "default",
-        "release",
-        "boards",
-        "aggregator-arm64",
-    ]
-    if (
-        not shutil.which("docker")
-        or subprocess.run([*command[:2], "version"], capture_output=True).returncode
-    ):
-        pytest.skip("docker buildx is not here")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+def read(**variables: str) -> dict[str, Any]:
+    command = ["docker", "buildx", "bake", "--file", "docker-bake.hcl", "--print"]
+    groups = ["default", "release", "boards", "aggregator-arm64"]
+    done = subprocess.run(
+        [*command, *groups], cwd=ROOT, env=os.environ | variables, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)["target"]
     return found
+
+
+@pytest.fixture(scope="module")
+def targets() -> dict[str, Any]:
+    version = ["docker", "buildx", "version"]
+    if not shutil.which("docker") or subprocess.run(version, capture_output=True).returncode:
+        pytest.skip("docker buildx is not here")
+    return read()
 
 
 def test_both_images_are_for_both_architectures(targets: dict[str, Any]) -> None:
@@ -58,9 +53,18 @@ def test_every_board_has_a_worker_of_its_architecture_and_only_the_orin_a_gpu(
     for board in ("pi", "jetson-orin", "jetson-xavier", "jetson-nano"):
         assert targets[board]["platforms"] == ["linux/arm64"]
         assert targets[board]["tags"] == ["roundtable-worker:node"]
-        assert ("args" in targets[board]) == (board == "jetson-orin")
+        assert ("TENSORFLOW" in targets[board]["args"]) == (board == "jetson-orin")
     assert targets["jetson-orin"]["args"]["TENSORFLOW"] == "from-base"
     assert targets["jetson-orin"]["args"]["BASE_IMAGE"].endswith("igpu")
+
+
+def test_another_python_image_goes_under_all_but_the_orins(targets: dict[str, Any]) -> None:
+    elsewhere = read(PYTHON_IMAGE="mirror.local/python:3.11")
+    for name, target in elsewhere.items():
+        assert (target["args"]["BASE_IMAGE"] == "mirror.local/python:3.11") == (name != "jetson-orin")
+    for name, target in targets.items():
+        default = re.search(r"^ARG BASE_IMAGE=(.+)$", (ROOT / target["dockerfile"]).read_text(), re.M)
+        assert default and (target["args"]["BASE_IMAGE"] == default[1]) == (name != "jetson-orin")
 
 
 def test_arguments_and_files_are_the_dockerfiles_own(targets: dict[str, Any]) -> None:

@@ -91,8 +91,10 @@ class Evaluation:
         tensors = [tf.convert_to_tensor(weight) for weight in weights]
         batch = batch_of(x)
         for at in range(0, len(x), batch):
+            # In the signature's own structure: TensorFlow takes a flat one only after an error whose text
+            # has all the weights in it.
             sums = self._call(
-                *tensors, tf.convert_to_tensor(x[at : at + batch]), tf.convert_to_tensor(y[at : at + batch])
+                tensors, tf.convert_to_tensor(x[at : at + batch]), tf.convert_to_tensor(y[at : at + batch])
             )
             totals = {name: totals[name] + sums[name].numpy() for name in self.names}
         for name, total in totals.items():

@@ -33,7 +33,7 @@ from roundtable.errors import (
     TooLarge,
     Truncated,
 )
-from roundtable.layout import DTYPES, Usual, read_header
+from roundtable.layout import DTYPES, Usual, pack_header, read_header
 from roundtable.weights import ArraySpec, Manifest, Weights
 
 CODES = {name: code for code, name in DTYPES.items()}
@@ -562,23 +562,33 @@ class TestTheUsualHeader:
                 st.sampled_from(["__metadata__", K, "x"]), st.dictionaries(st.text(), st.text())
             ).map(lambda table: json.dumps(table).encode()[:-1]),
         ),
+        st.sampled_from([b"", b","]),
         st.integers(0, 3),
     )
-    @example(b'{"__metadata__":{"account":"{}"}', 1)
-    @example(b'{"__metadata__":{},"__metadata__":{}', 0)
-    @example(b'{"__metadata__":{}},{"x":1', 0)
-    @example(b'{"__metadata__":{"a":"b', 0)
-    @example(b"{", 0)
-    def test_a_header_that_ends_so_reads_the_same(self, before: bytes, spaces: int) -> None:
-        text = before + self.USUAL.text + b" " * spaces
+    @example(b'{"__metadata__":{"account":"{}"}', b",", 1)
+    @example(b'{"__metadata__":{},"__metadata__":{}', b",", 0)
+    @example(b'{"__metadata__":{}},{"x":1', b",", 0)
+    @example(b'{"__metadata__":{"a":"b', b",", 0)
+    @example(b'{"__metadata__":{}', b"", 0)
+    @example(b"{", b"", 1)
+    @example(b"{", b",", 0)
+    def test_a_header_that_ends_so_reads_the_same(self, before: bytes, comma: bytes, spaces: int) -> None:
+        text = before + comma + self.USUAL.table + b" " * spaces
         file = len(text).to_bytes(8, "little") + text
         assert self.read(file, self.USUAL) == self.read(file, None)
 
-    def test_what_our_own_writer_makes_ends_so(self) -> None:
-        weights = Weights.zeros(TWO["update"])
-        header = bytes(encode({"update": weights}, {"account": "{}"}).buffers[0])
-        assert header.rstrip().endswith(self.USUAL.text)
-        assert read_header(header, usual=self.USUAL).entries is self.USUAL.entries
+    @pytest.mark.parametrize("metadata", [{}, {"account": '{"é":1}', "b": ""}])
+    def test_what_our_own_writer_makes_ends_so(self, metadata: dict[str, str]) -> None:
+        header = bytes(encode({"update": Weights.zeros(TWO["update"])}, metadata).buffers[0])
+        assert header == pack_header([(K, "F32", (2,)), (B, "F32", (1,))], metadata)
+        found = read_header(header, usual=self.USUAL)
+        assert found.entries is self.USUAL.entries and found.metadata == metadata
+
+    @pytest.mark.parametrize("metadata", [{}, {"account": "{}"}])
+    def test_so_does_a_message_without_arrays(self, metadata: dict[str, str]) -> None:
+        usual = Usual.of([])
+        assert usual.pack(metadata) == pack_header([], metadata)
+        assert read_header(usual.pack(metadata), usual=usual) == read_header(usual.pack(metadata))
 
     @staticmethod
     def read(file: bytes, usual: Usual | None) -> Any:

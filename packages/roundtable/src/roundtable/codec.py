@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Final, Literal, TypeAlias
 
@@ -75,6 +75,7 @@ Wire: TypeAlias = Literal["float32", "float16"]
 GROUPS: Final = ("weights", "broadcast", "update", "state")  # besides these: names of server-optimizer slots
 METADATA_LIMIT: Final = 64 << 10  # bytes of an update's metadata; generous: an account takes about 1 kB
 FLOAT16_OVERFLOWS: Final = 65520.0  # the smallest magnitude that float16 rounds to infinity
+FORMS_KEPT: Final = 32  # a run has a few
 BLOCK: Final = 1 << 16  # elements looked at together: 256 kB of float32 stay in a core's cache
 
 _LITTLE = {code: np.dtype(name).newbyteorder("<") for code, name in DTYPES.items()}
@@ -114,17 +115,21 @@ def encode(groups: Groups, metadata: Mapping[str, str] = {}, wire: Wire = "float
 
     The buffers are views of the arrays where these are contiguous: do not change them before they are sent.
     """
-    sent = [(name, spec, _on_wire(array, wire)) for name, spec, array in _arrays(groups)]
-    overflowed = sum(
-        wire == "float16" and spec.dtype == "float32" and array.dtype == np.float32 for _, spec, array in sent
-    )
-    codes = [CODE_OF[array.dtype] for _, _, array in sent]
-    tensors = [(name, code, array.shape) for (name, _, array), code in zip(sent, codes, strict=True)]
-    header = pack_header(tensors, metadata)
-    data = [_bytes_of(array) for _, _, array in sent]
-    lines = "".join(_line(name, code, spec) for (name, spec, _), code in zip(sent, codes, strict=True))
+    form = _form_of(groups)
+    arrays = _arrays(groups)
+    sent = [_on_wire(array, wire) for array in arrays]
+    codes = [CODE_OF[array.dtype] for array in sent]
+    if codes == form.codes:
+        header = form.usual.pack(metadata)
+    else:
+        tensors = [(name, code, spec.shape) for (name, _, spec), code in zip(form.asked, codes, strict=True)]
+        header = pack_header(tensors, metadata)
+    data = [_bytes_of(array) for array in sent]
     return Encoded(
-        (header, *data), len(header) + sum(len(piece) for piece in data), _digest(lines, data), overflowed
+        (header, *data),
+        len(header) + sum(map(len, data)),
+        _digest(form.lines_of(codes), data),
+        codes.count("F32") if wire == "float16" else 0,
     )
 
 
@@ -141,9 +146,7 @@ def as_decoded(weights: Weights, wire: Wire) -> Weights:
 
 def content_hash(groups: Groups) -> Digest:
     """The hash of `groups` as they are, which is that of their float32 message."""
-    arrays = list(_arrays(groups))
-    lines = "".join(_line(name, CODE_OF[array.dtype], spec) for name, spec, array in arrays)
-    return _digest(lines, [_bytes_of(array) for _, _, array in arrays])
+    return _digest(_form_of(groups).lines, [_bytes_of(array) for array in _arrays(groups)])
 
 
 class Form(dict[str, Manifest]):
@@ -181,6 +184,11 @@ class Form(dict[str, Manifest]):
         return PREFIX + self.header_limit + sum(manifest.nbytes for manifest in self.values())
 
     @cached_property
+    def codes(self) -> list[str]:
+        """Of the arrays' dtypes, in the hash's order."""
+        return [CODES[spec.dtype] for _, _, spec in self.asked]
+
+    @cached_property
     def usual(self) -> Usual:
         """As our own writers make it, in the arrays' dtypes."""
         return Usual.of([(name, CODES[spec.dtype], spec.shape) for name, _, spec in self.asked])
@@ -188,11 +196,28 @@ class Form(dict[str, Manifest]):
     @cached_property
     def lines(self) -> bytes:
         """What the content hash begins with, in the arrays' dtypes."""
-        return "".join(_line(name, CODES[spec.dtype], spec) for name, _, spec in self.asked).encode()
+        return self._lines(self.codes)
+
+    def lines_of(self, codes: list[str]) -> bytes:
+        """The same, in the dtypes that are sent."""
+        return self.lines if codes == self.codes else self._lines(codes)
+
+    def _lines(self, codes: list[str]) -> bytes:
+        pairs = zip(self.asked, codes, strict=True)
+        return "".join(_line(name, code, spec) for (name, _, spec), code in pairs).encode()
 
 
 def form_of(expected: Mapping[str, Manifest]) -> Form:
-    return expected if isinstance(expected, Form) else Form(expected)
+    return expected if isinstance(expected, Form) else _form(tuple(expected.items()))
+
+
+def _form_of(groups: Groups) -> Form:
+    return _form(tuple((group, weights.manifest) for group, weights in groups.items()))
+
+
+@lru_cache(FORMS_KEPT)
+def _form(groups: tuple[tuple[str, Manifest], ...]) -> Form:
+    return Form(groups)
 
 
 def hasher(expected: Mapping[str, Manifest]) -> blake3:
@@ -228,7 +253,7 @@ def examine(
         raise TooLarge(
             f"the message has {length} bytes, at most {form.size_limit} are allowed for these groups"
         )
-    header = read_header(buffer, form.header_limit, form.usual if form.asked else None)
+    header = read_header(buffer, form.header_limit, form.usual)
     return Examined(header, _examined(buffer, header, form, wire, finite))
 
 
@@ -287,7 +312,7 @@ def _looked_at(raw: Array, header: Header, form: Form, wire: Wire, finite: bool)
     # Most files have the hash's order, and float32 alone: then their data are looked at in one go.
     data = raw[header.start :]
     entries = [header.entries[name] for name, _, _ in form.asked]
-    hasher = blake3(form.lines if usual else _lines(form, entries))
+    hasher = blake3(form.lines if usual else form.lines_of([entry.code for entry in entries]))
     if usual or all(before.end == after.begin for before, after in pairwise(entries)):
         hasher.update(data.data)
     else:
@@ -319,11 +344,6 @@ def _check_arrays(header: Header, form: Form, wire: Wire) -> None:
         _check_fits(name, header.entries[name], spec, wire)
 
 
-def _lines(form: Form, entries: Sequence[Entry]) -> bytes:
-    pairs = zip(form.asked, entries, strict=True)
-    return "".join(_line(name, entry.code, spec) for (name, _, spec), entry in pairs).encode()
-
-
 def _check_fits(name: str, entry: Entry, spec: ArraySpec, wire: Wire) -> None:
     if entry.shape != spec.shape:
         raise ShapeMismatch(f"array {name} has shape {shown(list(entry.shape))}, expected {list(spec.shape)}")
@@ -344,12 +364,9 @@ def _array(piece: Array, entry: Entry, spec: ArraySpec) -> Array:
     return array
 
 
-def _arrays(groups: Groups) -> Iterator[tuple[str, ArraySpec, Array]]:
-    """(tensor name, spec, array) in the hash's order."""
-    form = Form({group: weights.manifest for group, weights in groups.items()})
-    arrays = [array for group in sorted(groups) for array in groups[group].arrays]
-    for (name, _, spec), array in zip(form.asked, arrays, strict=True):
-        yield name, spec, array
+def _arrays(groups: Groups) -> list[Array]:
+    """In the hash's order."""
+    return [array for group in sorted(groups) for array in groups[group].arrays]
 
 
 def _line(name: str, code: str, spec: ArraySpec) -> str:
@@ -357,8 +374,8 @@ def _line(name: str, code: str, spec: ArraySpec) -> str:
     return f"{name} {code} {shape} {'trainable' if spec.trainable else 'fixed'}\n"
 
 
-def _digest(lines: str, data: list[memoryview]) -> Digest:
-    hasher = blake3(lines.encode())
+def _digest(lines: bytes, data: list[memoryview]) -> Digest:
+    hasher = blake3(lines)
     for piece in data:
         hasher.update(piece)
     return hasher.hexdigest()

@@ -69,10 +69,10 @@ class Header:
 
 @dataclass(frozen=True)
 class Usual:
-    """The end of the header that a writer of ours gives to these tensors, and what it says: files of one form
-    differ in their metadata alone, so that only those need to be parsed."""
+    """The header that writers of ours give to these tensors. Files of one form differ in their metadata
+    alone, so that only those need to be written or parsed."""
 
-    text: bytes  # from the comma after the metadata
+    table: bytes  # the tensors' part of the JSON, with the brace that ends it
     entries: dict[str, Entry]
     size: int
 
@@ -80,7 +80,14 @@ class Usual:
     def of(cls, tensors: Sequence[tuple[str, str, tuple[int, ...]]]) -> Usual:
         header = pack_header(tensors, {})
         read = read_header(header)
-        return cls(b"," + header[PREFIX:].rstrip(b" ")[1:], read.entries, read.size)
+        return cls(header[PREFIX:].rstrip(b" ")[1:], read.entries, read.size)
+
+    def pack(self, metadata: Mapping[str, str]) -> bytes:
+        """What `pack_header` makes of the same."""
+        if not metadata:
+            return _packed(b"{" + self.table)
+        comma = b"," if self.entries else b""
+        return _packed(b'{"__metadata__":' + _json(dict(metadata)) + comma + self.table)
 
 
 def pack_header(tensors: Sequence[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]) -> bytes:
@@ -93,7 +100,14 @@ def pack_header(tensors: Sequence[tuple[str, str, tuple[int, ...]]], metadata: M
         end = offset + WIDTHS[code] * prod(shape)
         table[name] = {"dtype": code, "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
-    text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    return _packed(_json(table))
+
+
+def _json(table: dict[str, Any]) -> bytes:
+    return json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _packed(text: bytes) -> bytes:
     text += b" " * (-(PREFIX + len(text)) % ALIGNMENT)
     return len(text).to_bytes(PREFIX, "little") + text
 
@@ -105,8 +119,11 @@ def read_header(buffer: Buffer, limit: int = HEADER_LIMIT, usual: Usual | None =
     TooLarge, DtypeMismatch (a dtype numpy lacks), InvalidPayload.
     """
     text = _header_text(buffer, limit)
-    if usual is not None and (before := text.rstrip(b" ")).endswith(usual.text):
-        table = _parse(before[: -len(usual.text)] + b"}")
+    if usual is not None and (before := text.rstrip(b" ")).endswith(usual.table):
+        before = before[: -len(usual.table)]
+        if before == b"{":
+            return Header(usual.entries, {}, PREFIX + len(text), usual.size)
+        table = _parse(before[:-1] + b"}") if before.endswith(b",") else {}
         if table.keys() == {"__metadata__"}:
             return Header(usual.entries, _metadata(table["__metadata__"]), PREFIX + len(text), usual.size)
     table = _parse(text)

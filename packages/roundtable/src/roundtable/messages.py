@@ -6,6 +6,7 @@ replies may grow. docs/protocol.md tells the same story for someone writing a wo
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -166,6 +167,10 @@ class Initialized(Message):
     train_examples: Count
     test_examples: Count
     metrics: tuple[str, ...]  # names that evaluations will report
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        return Manifest(self.arrays)
 
 
 class UpdateReply(Reply):

@@ -64,6 +64,13 @@ class Manifest:
 
     arrays: tuple[ArraySpec, ...]
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self.arrays)
+
     @cached_property
     def nbytes(self) -> int:
         return sum(spec.nbytes for spec in self.arrays)

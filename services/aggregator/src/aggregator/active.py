@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from roundtable.codec import Form
+from roundtable.codec import form_of
 from roundtable.experiment import Experiment
 from roundtable.fleet import Conditions
 from roundtable.messages import Initialized, Order, Plan, RoundRecord, RunState
@@ -74,11 +74,11 @@ class ActiveRun:
     def describe(self) -> None:
         """Once the first weights are accepted: what updates and states have to look like."""
         self.manifest: Manifest | None = None
-        self.expected = Form()
+        self.expected = form_of({})
         self.update_limit = 0
         if self.initialized is not None:
-            self.manifest = Manifest(self.initialized.arrays)
-            self.expected = Form(update_groups(self.manifest, self.experiment.strategy))
+            self.manifest = self.initialized.manifest
+            self.expected = form_of(update_groups(self.manifest, self.experiment.strategy))
             self.update_limit = self.expected.size_limit
 
     def committed(self, record: RoundRecord, message: Digest, states: dict[ClientId, Digest]) -> None:

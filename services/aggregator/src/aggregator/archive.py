@@ -100,7 +100,7 @@ class Archive:
                 commit = next((commit for commit in store.commits(run) if commit.round == number), None)
             if commit is None:
                 raise Unknown(f"run {run} has no weights of {which}: see its rounds with `lab status`")
-            return commit, Manifest(initialized.arrays) if initialized else None
+            return commit, initialized.manifest if initialized else None
 
         commit, manifest = await self._storing.call(find)
         try:

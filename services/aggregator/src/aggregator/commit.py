@@ -18,7 +18,6 @@ from roundtable.ledger import START, LedgerEntry, Participation, canonical, hash
 from roundtable.messages import Evaluated, Initialized, RoundRecord, WorkerAccount
 from roundtable.metrics import added, values
 from roundtable.types import ClientId, Digest, RunId, Seconds, WorkerId
-from roundtable.weights import Manifest
 
 from aggregator.events import Close
 from aggregator.files import RunFiles
@@ -44,7 +43,7 @@ class Closing:
     def nbytes(self) -> int:
         """Of the weights and the updates that closing it goes through."""
         updates = sum(update.nbytes for update in self.accepted.values())
-        return Manifest(self.initialized.arrays).nbytes + updates
+        return self.initialized.manifest.nbytes + updates
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def fold_plan(
     )
     return FoldPlan(
         round=round_number,
-        manifest=Manifest(initialized.arrays),
+        manifest=initialized.manifest,
         strategy=experiment.strategy,
         wire=experiment.wire,
         clients=experiment.clients.count,
@@ -135,7 +134,7 @@ def carry_out(files: RunFiles, closing: Closing) -> Outcome:
     """Raises StorageFull (nothing counts; do it again once there is space), CorruptStore, RunFailed."""
     if closing.plan is None:
         experiment = closing.row.experiment
-        manifest = Manifest(closing.initialized.arrays)
+        manifest = closing.initialized.manifest
         message = write_message(files, manifest, experiment.strategy, experiment.wire, closing.initial)
         return Outcome(Folded(closing.initial, message, None), {})
     return Outcome(fold(files, closing.plan), extract_states(files, closing.plan))

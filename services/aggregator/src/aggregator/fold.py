@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from roundtable.codec import Buffer, Form, Wire, decode, encode, examine
+from roundtable.codec import Buffer, Wire, decode, encode, examine, form_of
 from roundtable.errors import InvalidPayload, RunFailed
 from roundtable.layout import Header
 from roundtable.strategy import Strategy
@@ -82,7 +82,7 @@ def server_groups(manifest: Manifest, strategy: Strategy) -> dict[str, Manifest]
 def fold(files: RunFiles, plan: FoldPlan, block: int = BLOCK) -> Folded:
     """Raises StorageFull (nothing is left behind: call it again), CorruptStore for inputs that are missing or
     damaged, RunFailed where the new weights would not be finite."""
-    groups = Form({"weights": plan.manifest})
+    groups = form_of({"weights": plan.manifest})
     kept = server_groups(plan.manifest, plan.strategy)
     with (
         no_space_is_storage_full(files.folder),
@@ -145,7 +145,7 @@ class _Fold:
 
     def __init__(self, plan: FoldPlan, weights: Draft, server: Draft | None, block: int) -> None:
         self._plan = plan
-        expected = Form(update_groups(plan.manifest, plan.strategy))
+        expected = form_of(update_groups(plan.manifest, plan.strategy))
         self._updates = [Mapped(part.path, expected, part.content, part.header) for part in plan.inputs]
         self._weights = Mapped(plan.weights, {"weights": plan.manifest})
         kept = server_groups(plan.manifest, plan.strategy)

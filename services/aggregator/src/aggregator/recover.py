@@ -11,7 +11,6 @@ from roundtable.fleet import Load
 from roundtable.messages import Account
 from roundtable.strategy.part import Seen
 from roundtable.types import ClientId, Digest, RunId, Seconds, WorkerId
-from roundtable.weights import Manifest
 
 from aggregator.events import Key
 from aggregator.rows import Accepted, CommitRow, OpenRound, RunRow
@@ -75,7 +74,7 @@ def _arrivals(row: RunRow, updates: Mapping[ClientId, Accepted]) -> dict[ClientI
     fleet = Settings.of(row.id, row.experiment, row.participants).fleet
     if fleet is None or not fleet.virtual or row.initialized is None:
         return {}
-    manifest, arrivals = Manifest(row.initialized.arrays), {}
+    manifest, arrivals = row.initialized.manifest, {}
     for client, update in updates.items():
         load = Load.of(row.experiment, manifest, update.account.num_examples)
         arrivals[client] = fleet.arrival(update.round, update.trial, client, load)

@@ -29,7 +29,7 @@ def check_run(store: Store, files: RunFiles, run: RunId) -> list[ClientId]:
     row = store.run(run)
     if row.initialized is None:
         return []
-    experiment, manifest = row.experiment, Manifest(row.initialized.arrays)
+    experiment, manifest = row.experiment, row.initialized.manifest
     weights, trained = {"weights": manifest}, manifest.trainable
     last = store.last_commit(run)
     if last is None:

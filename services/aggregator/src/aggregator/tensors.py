@@ -16,7 +16,7 @@ from types import TracebackType
 import numpy as np
 from roundtable.codec import Buffer, Form, form_of, hasher
 from roundtable.errors import CorruptStore, InvalidPayload, Truncated
-from roundtable.layout import CODES, DTYPES, Header, pack_header, read_header
+from roundtable.layout import CODES, DTYPES, Header, read_header
 from roundtable.types import Array, Digest
 from roundtable.weights import Manifest
 
@@ -61,7 +61,7 @@ class Mapped:
         self._names = form.names
         try:
             self._buffer = map_file(path) if content is None else content
-            self._header = read_header(self._buffer) if header is None else header
+            self._header = read_header(self._buffer, usual=form.usual) if header is None else header
             self._check(form)
         except (InvalidPayload, FileNotFoundError) as error:
             raise damaged(path, error) from None
@@ -69,6 +69,8 @@ class Mapped:
     def _check(self, form: Form) -> None:
         if len(self._buffer) != self._header.start + self._header.size:
             raise Truncated(f"{len(self._buffer)} bytes of {self._header.start + self._header.size}")
+        if self._header.entries is form.usual.entries:
+            return
         for name, _, spec in form.asked:
             entry = self._header.entries.get(name)
             if entry is None or entry.shape != spec.shape:
@@ -102,7 +104,7 @@ class Draft:
 
     def __init__(self, path: Path, groups: Mapping[str, Manifest]) -> None:
         form = form_of(groups)
-        header = pack_header([(name, CODES[spec.dtype], spec.shape) for name, _, spec in form.asked], {})
+        header = form.usual.pack({})
         self.path = path
         self._starts: dict[str, list[int]] = {}
         offset = len(header)

@@ -133,7 +133,7 @@ class _Look:
         return entries
 
     def _stored_files(self, known: Initialized) -> None:
-        experiment, manifest = self._row.experiment, Manifest(known.arrays)
+        experiment, manifest = self._row.experiment, known.manifest
         weights = {"weights": manifest}
         trained = manifest.trainable
         broadcast = {"broadcast": trained} if experiment.strategy.objective.controls else {}
@@ -169,7 +169,7 @@ class _Look:
     def _spool(self, known: Initialized) -> None:
         """Accepted updates: all of the round under way, and of the rounds that the policy keeps."""
         run, experiment = self._row.id, self._row.experiment
-        groups = update_groups(Manifest(known.arrays), experiment.strategy)
+        groups = update_groups(known.manifest, experiment.strategy)
         wanted = self._store.wanted(run, experiment.keep)
         for round_number, trial in sorted({*wanted.rounds, wanted.open}):
             updates = self._store.updates(run, round_number, trial)

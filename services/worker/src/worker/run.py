@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
-from roundtable.codec import Decoded, Form
+from roundtable.codec import Decoded, form_of
 from roundtable.messages import Plan
 from roundtable.types import Digest
 from roundtable.weights import Manifest, Weights
@@ -53,8 +53,8 @@ class Run:
         self.plan = plan
         self.trainer = trainer
         self.manifest: Manifest | None = None  # until `use`
-        self.message_groups = Form()  # of a round's global message
-        self.state_groups = Form()
+        self.message_groups = form_of({})  # of a round's global message
+        self.state_groups = form_of({})
         self.messages: Kept[Decoded] = Kept(MESSAGES_KEPT, lambda _message: 1)
         self.states: Kept[Weights] = Kept(STATES_KEPT, lambda state: state.manifest.nbytes)
 
@@ -64,5 +64,5 @@ class Run:
         self.plan, self.manifest = plan, manifest
         controls = plan.experiment.strategy.objective.controls
         broadcast = {"broadcast": manifest.trainable} if controls else {}
-        self.message_groups = Form({"weights": manifest, **broadcast})
-        self.state_groups = Form({"state": manifest.trainable})
+        self.message_groups = form_of({"weights": manifest, **broadcast})
+        self.state_groups = form_of({"state": manifest.trainable})

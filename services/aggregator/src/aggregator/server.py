@@ -24,7 +24,7 @@ from aggregator.logs import configure, note
 from aggregator.receive import protocol
 from aggregator.service import Service
 from aggregator.settings import ServiceSettings
-from aggregator.tls import server_context
+from aggregator.tls import server_context, tell_failures
 
 _GRACE: Final = 1  # seconds that requests under way get when the service ends
 _BACKLOG: Final = 1024
@@ -97,6 +97,7 @@ async def _serve(
         if tls is not None:
             config.load()
             config.ssl = tls
+            tell_failures(asyncio.get_running_loop())
         name = f"[{host}]" if ":" in host else host
         server = _Server(config, service, f"{settings.scheme}://{name}:{port}")
         if exit_on_eof:

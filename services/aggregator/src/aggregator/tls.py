@@ -1,15 +1,17 @@
 """TLS on the aggregator's side: its certificate, and one line in the log for handshakes that fail.
 
-Event loops keep quiet about a handshake that fails, and the node that it belongs to has no name yet: what
-the two ends disagreed about is all there is to tell, once a minute at most.
+Event loops keep quiet about a handshake that fails with an ssl.SSLError, and hand every other error to their
+exception handler, with the connection it came by: so here it becomes another. The node that it belongs to has
+no name yet: its address and what the two ends disagreed about are told, once a minute at most.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import time
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from roundtable.errors import InvalidSetting
 
@@ -19,14 +21,14 @@ QUIET: Final = 60.0  # seconds that the same reason is not told again
 
 # What a peer's alert, or its first bytes, mean here (OpenSSL's names of RFC 8446's alerts).
 _MEANING: Final = {
-    "UNKNOWN_CA": "a peer does not know who signed this certificate: give it this lab's ca.pem",
-    "BAD_CERTIFICATE": "a peer knows this lab by a name or address that is not in the certificate "
+    "UNKNOWN_CA": "{} does not know who signed this certificate: give it this lab's ca.pem",
+    "BAD_CERTIFICATE": "{} knows this lab by a name or address that is not in the certificate "
     "(make certs NAMES=…), or its clock is behind",
-    "CERTIFICATE_EXPIRED": "a peer finds the certificate expired: make certs, or set that peer's clock",
-    "CERTIFICATE_UNKNOWN": "a peer cannot use this certificate: compare its ca.pem and its clock",
-    "HTTP_REQUEST": "a peer speaks plain HTTP: its address must begin with https://",
-    "WRONG_VERSION_NUMBER": "a peer speaks something other than TLS here",
-    "UNSUPPORTED_PROTOCOL": "a peer speaks TLS older than 1.2",
+    "CERTIFICATE_EXPIRED": "{} finds the certificate expired: make certs, or set that machine's clock",
+    "CERTIFICATE_UNKNOWN": "{} cannot use this certificate: compare its ca.pem and its clock",
+    "HTTP_REQUEST": "{} speaks plain HTTP: the address it is given must begin with https://",
+    "WRONG_VERSION_NUMBER": "{} speaks something other than TLS here",
+    "UNSUPPORTED_PROTOCOL": "{} speaks TLS older than 1.2",
 }
 
 
@@ -57,7 +59,7 @@ def server_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext
             f"TLS_CERT_FILE {certificate}, TLS_KEY_FILE {key}: are not a certificate and its key ({why}): "
             "make certs makes both"
         ) from None
-    context.sslobject_class = _telling()
+    context.sslobject_class = _Telling
     return context
 
 
@@ -65,28 +67,41 @@ def _no_password() -> str:
     raise ValueError("the key is encrypted")
 
 
-def _telling() -> type[ssl.SSLObject]:
-    told: dict[str, float] = {}
-
-    class Telling(ssl.SSLObject):
-        def do_handshake(self) -> None:
-            try:
-                super().do_handshake()
-            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                raise
-            except ssl.SSLError as error:
-                _tell(error.reason or type(error).__name__, told)
-                raise
-
-    return Telling
+class _Failed(Exception):
+    """A handshake, with OpenSSL's reason."""
 
 
-def _tell(reason: str, told: dict[str, float]) -> None:
+class _Telling(ssl.SSLObject):
+    def do_handshake(self) -> None:
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as error:
+            raise _Failed(error.reason or type(error).__name__) from None
+
+
+def tell_failures(loop: asyncio.AbstractEventLoop) -> None:
+    """Handshakes that fail on this loop, in connections with the context from above, go to the log."""
+    told: dict[tuple[str, str], float] = {}
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if not isinstance(error, _Failed):
+            loop.default_exception_handler(context)
+            return
+        peer = context["transport"].get_extra_info("peername")
+        _tell(peer[0] if peer else "a peer", str(error), told)
+
+    loop.set_exception_handler(handle)
+
+
+def _tell(peer: str, reason: str, told: dict[tuple[str, str], float]) -> None:
     now = time.monotonic()
-    if now - told.get(reason, -QUIET) < QUIET:
+    if now - told.get((peer, reason), -QUIET) < QUIET:
         return
     if len(told) > 64:
         told.clear()
-    told[reason] = now
-    meaning = next((text for mark, text in _MEANING.items() if mark in reason), "no TLS came about")
-    trouble("TLS handshake failed", detail=meaning, reason=reason)
+    told[peer, reason] = now
+    meaning = next((text for mark, text in _MEANING.items() if mark in reason), "with {} no TLS came about")
+    trouble("TLS handshake failed", detail=meaning.format(peer), reason=reason)

@@ -97,12 +97,10 @@ class Desk:
         if self._closed:
             return False
         self._bells[worker], self._since[worker] = bell, self._clock.monotonic()
-        timer = self._clock.call_at(self._clock.monotonic() + patience, bell.set)
         try:
-            await bell.wait()
+            await self._rung(bell, patience)
             return self._bells.get(worker) is bell
         finally:
-            timer.cancel()
             if self._bells.get(worker) is bell:
                 del self._bells[worker]
 
@@ -114,13 +112,18 @@ class Desk:
         """
         if not self._orders.get(worker) and not self._closed and worker not in self._senders:
             bell = self._senders[worker] = asyncio.Event()
-            timer = self._clock.call_at(self._clock.monotonic() + patience, bell.set)
             try:
-                await bell.wait()
+                await self._rung(bell, patience)
             finally:
-                timer.cancel()
                 del self._senders[worker]
         return tuple(self._untold.pop(worker, {}).values())
+
+    async def _rung(self, bell: asyncio.Event, patience: Seconds) -> None:
+        timer = self._clock.call_at(self._clock.monotonic() + patience, bell.set)
+        try:
+            await bell.wait()
+        finally:
+            timer.cancel()
 
     def remind(self, worker: WorkerId) -> None:
         """An earlier reply may be lost: answer the poll that waits, so that what it should know is told

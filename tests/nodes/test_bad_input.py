@@ -200,7 +200,8 @@ def empty(folder: Path) -> None:
     ("spoil", "words"),
     [
         (lambda _: None, "data.npz: there is no such file"),
-        (corrupt, "data.npz: is corrupt or truncated"),
+        (corrupt, "data.npz: is corrupt or truncated (it is no archive of plain arrays); see"),
+        (lambda folder: (folder / "data.npz").mkdir(), "data.npz: cannot be read (Is a directory)"),
         (without_labels, "data.npz: has no array 'y', only x"),
         (empty, "at least one"),
     ],

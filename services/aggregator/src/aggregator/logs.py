@@ -16,7 +16,7 @@ class JsonLines(logging.Formatter):
         line.update(getattr(record, "fields", {}))
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return json.dumps(line, ensure_ascii=False, default=str)
 
 
 def configure(level: str) -> None:

@@ -81,6 +81,36 @@ def test_what_is_not_taken_now_is_kept_and_sent_when_it_is(sink, status, monkeyp
     assert sender.dropped == 0 and sink.lines == ["m x=1i 1000000000"]
 
 
+def test_it_is_said_once_that_nobody_takes_points_and_once_that_somebody_does_again(sink, monkeypatch):
+    monkeypatch.setattr(telemetry, "INTERVAL", 0.02)
+    monkeypatch.setattr(telemetry, "QUIET", 0.05)
+    said, enough = [], threading.Event()
+
+    def say(event, **fields):
+        said.append((event, fields))
+        (enough.set if event == "points are taken again" else lambda: None)()
+
+    answers = iter([503] * 5)
+    sink.behave = lambda: next(answers, 204)
+    with Telemetry(sink.url, say=say) as sender:
+        sender.put(Point("m", {}, {"x": 1}, 1))
+        assert enough.wait(60)
+    assert [event for event, _ in said] == ["points are not taken", "points are taken again"]
+    assert said[0][1]["by"] == sink.url and said[0][1]["reason"].startswith("503")
+    assert said[1][1]["dropped"] == 0
+
+
+def test_a_start_before_telegrafs_is_not_worth_a_word(sink, monkeypatch):
+    monkeypatch.setattr(telemetry, "INTERVAL", 0.02)
+    answers = iter([503, 503])
+    sink.behave = lambda: next(answers, 204)
+    said = []
+    with Telemetry(sink.url, say=lambda event, **_: said.append(event)) as sender:
+        sender.put(Point("m", {}, {"x": 1}, 1))
+        sink.wait_for("^m x=1i")
+    assert not said
+
+
 def test_what_is_refused_for_what_it_says_is_given_up_and_counted(sink, monkeypatch):
     monkeypatch.setattr(telemetry, "INTERVAL", 0.05)
     answers = iter([400])

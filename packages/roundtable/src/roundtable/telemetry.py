@@ -2,7 +2,8 @@
 
 `put` takes a point from any thread and returns at once: the queue is bounded, what does not fit is dropped
 and counted. One thread sends batches to TELEMETRY_URL (Telegraf's influxdb_listener or InfluxDB: the same
-bytes). docs/telemetry.md lists the points.
+bytes), and says once when nobody has taken them for a while, and once when somebody does again.
+docs/telemetry.md lists the points.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import re
 import socket
 import threading
+import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -26,6 +28,7 @@ CAPACITY: Final = 20_000  # points kept while nobody takes them: some 4 MB
 BATCH: Final = 2_000  # points a request
 INTERVAL: Final[Seconds] = 1.0
 LONGEST_PAUSE: Final[Seconds] = 30.0
+QUIET: Final[Seconds] = 60.0  # Telegraf may start later than who tells it something
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,10 @@ def source(instance: str, in_docker: Path = Path("/.dockerenv")) -> str:
     return host if re.fullmatch("[0-9a-f]{12}", host) and in_docker.exists() else f"{host}-{instance[:8]}"
 
 
+def _nobody(event: str, **fields: object) -> None:
+    """Where nobody reads a log."""
+
+
 @dataclass
 class Telemetry:
     """Sends points; `dropped` counts those given up. Use as a context manager, or `start` and `close`."""
@@ -85,6 +92,9 @@ class Telemetry:
     client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=5.0, trust_env=False))
     capacity: int = CAPACITY
     dropped: int = 0
+    say: Callable[..., None] = _nobody  # the log: what happened, and fields
+    _failing: Seconds | None = None  # since when, by the monotonic clock
+    _said: bool = False
     _waiting: deque[str] = field(default_factory=deque)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _closing: threading.Event = field(default_factory=threading.Event)
@@ -126,33 +136,48 @@ class Telemetry:
     def _run(self) -> None:
         pause = INTERVAL
         while not self._closing.wait(pause):
-            pause = INTERVAL if self._send_waiting() else min(2 * pause, LONGEST_PAUSE)
+            reason = self._send_waiting()
+            pause = min(2 * pause, LONGEST_PAUSE) if reason else INTERVAL
+            self._tell(reason)
         self._send_waiting()
 
-    def _send_waiting(self) -> bool:
-        """Sends until nothing waits. False where nobody takes points now: they stay, first in the queue."""
+    def _tell(self, reason: str) -> None:
+        now = time.monotonic()
+        if not reason:
+            if self._said:
+                self.say("points are taken again", by=self.url, dropped=self.dropped)
+            self._failing, self._said = None, False
+            return
+        self._failing = now if self._failing is None else self._failing
+        if not self._said and now - self._failing >= QUIET:
+            keeping = f"up to {self.capacity} points are kept and sent later; training goes on"
+            self.say("points are not taken", by=self.url, reason=reason, detail=keeping)
+            self._said = True
+
+    def _send_waiting(self) -> str:
+        """Sends until nothing waits. Why, where nobody takes points now: they stay, first in the queue."""
         while True:
             with self._lock:
                 batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
             if not batch:
-                return True
+                return ""
             try:
                 reply = self.client.post(
                     f"{self.url.rstrip('/')}/write",
                     params={"db": "lab", "precision": "ns"},
                     content="\n".join(batch).encode(),
                 )
-            except httpx.HTTPError:
+            except httpx.HTTPError as error:
                 self._keep(batch)
-                return False
+                return str(error) or type(error).__name__
             except RuntimeError:  # `close` has waited for as long as it may
                 if not self.client.is_closed:
                     raise
                 self._keep(batch)
-                return False
+                return "closing"
             if reply.status_code >= 500 or reply.status_code in (404, 429):  # 404: no database there yet
                 self._keep(batch)
-                return False
+                return f"{reply.status_code} {reply.reason_phrase}"
             if reply.status_code >= 400:  # refused for what it says: sending it again would not help
                 with self._lock:
                     self.dropped += len(batch)

@@ -19,6 +19,7 @@ from roundtable.types import Seconds
 from aggregator import autostart, tokens
 from aggregator.clock import Clock, SystemClock
 from aggregator.desk import Desk
+from aggregator.logs import note
 from aggregator.points import Points
 from aggregator.reception import Reception
 from aggregator.relay import Relay
@@ -45,7 +46,7 @@ class Service:
             settings.session_secret,
             None if settings.loopback_only else settings.read_token,
         )
-        self.telemetry = Telemetry(settings.telemetry_url) if settings.telemetry_url else None
+        self.telemetry = Telemetry(settings.telemetry_url, say=note) if settings.telemetry_url else None
         self.points = Points(self.clock, self.telemetry, source(secrets.token_hex(4)))
         self.relay = Relay(self.clock, Telemetry(settings.telemetry_url) if settings.telemetry_url else None)
         self.turns = Turns()

@@ -108,7 +108,7 @@ def main(arguments: Sequence[str]) -> int:
 def _points(settings: Settings) -> Points:
     if settings.telemetry_url is None:
         return Points()
-    telemetry = Telemetry(settings.telemetry_url, _telemetry_client(settings))
+    telemetry = Telemetry(settings.telemetry_url, _telemetry_client(settings), say=logs.say)
     return Points(telemetry, source(secrets.token_hex(4)), settings.node_name, machine.memory_bytes())
 
 

@@ -1,7 +1,8 @@
 """What blocks of rounds with and without monitoring say: a ratio with its 95 % interval, and a table. Pure.
 
 Two neighbouring blocks make one ratio; the mean of their logarithms has Student's interval. The ratio of mean
-seconds is the one to go by: a median does not see what falls on one round in ten.
+seconds is the one to go by: a median does not see what falls on one round in ten. `monitoring_effect` says
+why blocks are as they are.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class Block:
     wall_s: float  # over which CPU was counted
     cpu_s: dict[str, float] = field(default_factory=dict)  # by monitoring service; the engine's as "dockerd"
     rss_mb: dict[str, float] = field(default_factory=dict)  # anonymous memory, by monitoring service
+    stolen: float = 0.0  # share of the cores' time that the hypervisor gave to others
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def told(blocks: Sequence[Block]) -> str:
             f"| {name} | {found.monitored_s * 1000:.0f} ms | {found.plain_s * 1000:.0f} ms"
             f" | {found.ratio:.3f} | {found.low:.3f} to {found.high:.3f} | ≤ {AT_MOST} | {met} |"
         )
-    with_it = [block for block in blocks if block.monitored]
+    with_it, without = ([block for block in blocks if block.monitored is kind] for kind in (True, False))
     wall = sum(block.wall_s for block in with_it)
     lines += ["", "| container | CPU, of one core | resident memory |", "| --- | --- | --- |"]
     for name in with_it[0].rss_mb:
@@ -99,9 +101,13 @@ def told(blocks: Sequence[Block]) -> str:
         lines.append(f"| {name} | {cpu:.2%} | {max(block.rss_mb[name] for block in with_it):.0f} MB |")
     if all("dockerd" in block.cpu_s for block in blocks):
         shares = [
-            sum(block.cpu_s["dockerd"] for block in blocks if block.monitored is kind)
-            / sum(block.wall_s for block in blocks if block.monitored is kind)
-            for kind in (True, False)
+            sum(block.cpu_s["dockerd"] for block in of) / sum(block.wall_s for block in of)
+            for of in (with_it, without)
         ]
         lines.append(f"| the engine itself | {shares[0]:.2%} ({shares[1]:.2%} without) | |")
+    stolen = [statistics.fmean(block.stolen for block in of) for of in (with_it, without)]
+    lines += [
+        "",
+        f"The hypervisor took {stolen[0]:.1%} of the cores with monitoring, {stolen[1]:.1%} without.",
+    ]
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """The images of the monitoring services: those that are here, those that can be pulled, and stand-ins.
 
-A stand-in is made of a program on this machine, which TELEGRAF and SOCKET_PROXY name; it has no health check.
+A stand-in is made of a program on this machine, which TELEGRAF and SOCKET_PROXY name. It is checked as often
+as the image is; the proxy by the program `healthcheck` beside it, and not at all where there is none.
 Grafana has none: without its image it is left out, which is said.
 """
 
@@ -29,6 +30,8 @@ _PROXY = """FROM scratch
 COPY . /
 ENTRYPOINT ["/socket-proxy"]
 """
+_PING = "exec 3<>/dev/tcp/127.0.0.1/8186; printf 'GET /ping HTTP/1.0\\r\\n\\r\\n' >&3; read -r line <&3"
+_CHECKED = f"{_PING}; [[ $$line = *' 204 '* ]]"  # by bash: the base image has no curl
 _MADE_OF = {"telegraf": ("TELEGRAF", _TELEGRAF), "socket-proxy": ("SOCKET_PROXY", _PROXY)}
 _SERVICES = ("influxdb", "socket-proxy", "telegraf", "grafana")
 
@@ -53,7 +56,11 @@ def found() -> Iterator[Images]:
                 image = f"roundtable-bench-{name}:{os.getpid()}"
                 made.append(image)
                 _make(name, Path(program), image)
-                overrides[name] = {"image": image, "healthcheck": {"disable": True}}
+                overrides[name] = {"image": image}
+                if name == "telegraf":
+                    overrides[name]["healthcheck"] = {"test": ["CMD", "bash", "-c", _CHECKED]}
+                elif not Path(program).with_name("healthcheck").is_file():
+                    overrides[name]["healthcheck"] = {"disable": True}
             elif not _to_be_had(defined[name]["image"]):
                 if name != "grafana":
                     wanted = f"{defined[name]['image']} is not here and cannot be pulled"
@@ -84,5 +91,7 @@ def _make(name: str, program: Path, image: str) -> None:
         raise InvalidInput(f"{_MADE_OF[name][0]}={program}: there is no such program")
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         shutil.copy(program, Path(folder) / name)
+        if (check := program.with_name("healthcheck")).is_file():
+            shutil.copy(check, folder)
         (Path(folder) / "Dockerfile").write_text(_MADE_OF[name][1], encoding="utf-8")
         docker("build", "--quiet", "--tag", image, folder, timeout=300)

@@ -19,17 +19,23 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is im
 _configured: tuple[int, int] | None = None
 
 
-def _import_without_scikit_learn() -> None:
-    """TensorFlow for the first time. Keras would import scikit-learn for wrappers that take no part here: a
-    fifth of all the seconds that this takes. Who imports scikit-learn itself later on, as `digits` does, gets
-    it."""
-    if "tensorflow" in sys.modules or "sklearn" in sys.modules:
+def _import_tensorflow() -> None:
+    """TensorFlow for the first time, and Keras with it.
+
+    Keras would import scikit-learn and matplotlib, for wrappers and pictures that take no part here: more than a
+    quarter of all the seconds that this takes, and complaints where matplotlib cannot write to the home folder.
+    Who imports them later on, as `digits` does, gets them.
+    """
+    if "tensorflow" in sys.modules:
         return
-    sys.modules["sklearn"] = None  # type: ignore[assignment]  # as for a package that is not installed
+    hidden = [name for name in ("sklearn", "matplotlib") if name not in sys.modules]
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment]  # as for a package that is not installed
     try:
         importlib.import_module("tensorflow")
     finally:
-        del sys.modules["sklearn"]
+        for name in hidden:
+            del sys.modules[name]
 
 
 def configure_threads(intra: int, inter: int) -> None:
@@ -40,7 +46,7 @@ def configure_threads(intra: int, inter: int) -> None:
     global _configured
     if _configured == (intra, inter):
         return
-    _import_without_scikit_learn()
+    _import_tensorflow()
     import tensorflow as tf
 
     try:
@@ -66,7 +72,7 @@ def accelerator() -> str | None:
     """What TensorFlow computes on besides the CPU, as in "GPU: NVIDIA …"; None where there is nothing
     else.
     """
-    _import_without_scikit_learn()
+    _import_tensorflow()
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")

@@ -22,8 +22,8 @@ _configured: tuple[int, int] | None = None
 def _import_tensorflow() -> None:
     """TensorFlow for the first time, and Keras with it.
 
-    Keras would import scikit-learn and matplotlib, for wrappers and pictures that take no part here: more than a
-    quarter of all the seconds that this takes, and complaints where matplotlib cannot write to the home folder.
+    Keras would import scikit-learn and matplotlib, for wrappers and pictures that take no part here: over
+    a quarter of the seconds that this takes, and complaints where matplotlib cannot write to the home folder.
     Who imports them later on, as `digits` does, gets them.
     """
     if "tensorflow" in sys.modules:

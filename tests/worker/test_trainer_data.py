@@ -184,6 +184,10 @@ FAULTS = {
     ),
     "load": ("def load(self, d):\n        return 1, 2", r"load\(\) gave tuple"),
     "labels": ("def labels(self, y):\n        return y[1:]", r"labels\(y\) has shape \(1499,\)"),
+    "classes of the test set": (
+        "classes = tuple('abcdefghij')\n    labels = lambda self, y: y + (len(y) < 1500)",
+        "label 10 is unknown to the task, whose labels are 0 … 9",
+    ),
     "classes": ("classes = ('a', 'b')", "label 9 is unknown to the task, whose labels are 0 … 1"),
 }
 

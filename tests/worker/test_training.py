@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import pytest
 from roundtable.errors import InvalidTask, NotAsked, NotFinite
 from roundtable.experiment import parse
 from roundtable.messages import Plan
+from roundtable.tasks.classification import cross_entropy
 from roundtable.weights import Manifest, Weights
+from worker.runtime import configure_threads
 from worker.seeds import shuffles
 from worker.trainer import Trainer
 
@@ -224,6 +227,27 @@ def test_another_round_and_another_client_are_shuffled_anew() -> None:
     assert (np.sort(epochs) == np.arange(50)).all()
 
 
+@pytest.mark.parametrize("shape", [(32,), (2, 5, 4)], ids=["one label each", "one label a pixel"])
+def test_the_tasks_cross_entropy_is_that_of_keras_to_the_bit(shape: tuple[int, ...]) -> None:
+    import keras
+    import tensorflow as tf
+
+    configure_threads(1, 1)  # with which TensorFlow computes Keras's in another way
+    rng = np.random.default_rng(3)
+    y = tf.constant(rng.integers(0, 10, shape), tf.uint8)
+    logits = tf.constant(rng.normal(scale=20, size=(*shape, 10)), tf.float32)
+    theirs = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=None)
+
+    def of(loss: Any) -> tuple[bytes, bytes]:
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            values = loss(y, logits)
+            mean = tf.reduce_mean(values)
+        return values.numpy().tobytes(), tape.gradient(mean, logits).numpy().tobytes()
+
+    assert of(cross_entropy()) == of(theirs)
+
+
 # --- what models bring with them
 
 
@@ -295,11 +319,14 @@ BITS = """
 import json, sys
 from pathlib import Path
 from roundtable.codec import content_hash
+from roundtable.errors import InvalidSetting
 from roundtable.experiment import parse
 from roundtable.messages import Plan
 from roundtable.weights import Weights
+from worker.runtime import configure_threads
 from worker.trainer import Trainer
 bodies, tasks_dir, datasets_dir = json.loads(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
+configure_threads(2, 1)  # nothing has been computed yet: the trainer may still have another count
 found = []
 for body in bodies:
     trainer = Trainer(Plan(run="r", experiment=parse(body)), tasks_dir, datasets_dir, None, "another-node")
@@ -309,17 +336,29 @@ for body in bodies:
     evaluated = trainer.evaluate(Weights.of(weights.manifest, after), 1, None)
     found.append([trainer.task_hash, trainer.data_hash, content_hash({"weights": weights}),
                   content_hash({"update": updates[0]}), dict(evaluated.sums)])
-print(json.dumps(found))
+try:
+    configure_threads(1, 2)
+except InvalidSetting as error:
+    print(json.dumps({"found": found, "refused": str(error)}))
 """
 
 
-@pytest.mark.timeout(300)
-def test_another_process_computes_the_same_bits(tmp_path: Path) -> None:
-    from roundtable.codec import content_hash
+@dataclass(frozen=True)
+class Elsewhere:
+    """What a process of its own made of these experiments, and what it said to other thread counts then."""
 
-    (tmp_path / "fragile.py").write_text(FRAGILE)
+    tasks_dir: Path
+    bodies: list[dict[str, Any]]
+    found: list[list[Any]]
+    refused: str
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Elsewhere:
+    tasks_dir = tmp_path_factory.mktemp("tasks")
+    (tasks_dir / "fragile.py").write_text(FRAGILE)
     common = {"name": "test", "seed": SEED, "clients": {"count": CLIENTS}, "training": {"epochs": 2}}
-    bodies = [
+    bodies: list[dict[str, Any]] = [
         {**common, "task": "digits"},
         {**common, "task": "digits", "task_options": {"model": "cnn"}},
         {**common, "task": "fragile:Fragile"},
@@ -327,13 +366,24 @@ def test_another_process_computes_the_same_bits(tmp_path: Path) -> None:
             **common,
             "task": "mnist",
             "task_options": {"model": "cnn"},
-            "clients": {"count": 400},
+            "clients": {"count": 800},
             "training": {},
+            "evaluation": {"shards": 20},
         },
     ]
+    command = [sys.executable, "-c", BITS, json.dumps(bodies), str(tasks_dir), str(ROOT / "datasets")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return Elsewhere(tasks_dir, bodies, **json.loads(done.stdout))
+
+
+@pytest.mark.timeout(300)
+def test_another_process_computes_the_same_bits(elsewhere: Elsewhere) -> None:
+    from roundtable.codec import content_hash
+
     ours = []
-    for body in bodies:
-        here = trainer(tmp_path, **body)
+    for body in elsewhere.bodies:
+        here = trainer(elsewhere.tasks_dir, **body)
         weights, _ = here.initialize()
         for client, number in ((7, 1), (0, 2)):  # this process has another past
             here.train(client, number, weights, None, None, never)
@@ -343,10 +393,15 @@ def test_another_process_computes_the_same_bits(tmp_path: Path) -> None:
             weights.manifest, [a + b for a, b in zip(weights.arrays, update.arrays, strict=True)]
         )
         ours.append([here.task_hash, here.data_hash, *hashes, dict(here.evaluate(after, 1, None).sums)])
-    command = [sys.executable, "-c", BITS, json.dumps(bodies), str(tmp_path), str(ROOT / "datasets")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert json.loads(done.stdout) == json.loads(json.dumps(ours))
+    assert elsewhere.found == json.loads(json.dumps(ours))
+
+
+@pytest.mark.timeout(300)
+def test_other_thread_counts_ask_for_a_restart(elsewhere: Elsewhere) -> None:
+    assert elsewhere.refused == (
+        "training.threads: intra = 1, inter = 2, but this worker's TensorFlow runs with 1 and 1 since it "
+        "started: restart the worker, or give both experiments the same counts"
+    )
 
 
 # --- when it goes otherwise
@@ -398,26 +453,3 @@ def test_a_model_that_is_not_the_runs_is_refused() -> None:
         InvalidTask, match=r"the model built here is not the run's: None here, .*same versions of Keras"
     ):
         ours.use(Manifest((*weights.manifest.arrays, weights.manifest.arrays[0])))
-
-
-THREADS = """
-from roundtable.errors import InvalidSetting
-import worker.runtime as runtime
-runtime.configure_threads(1, 1)
-runtime.configure_threads(2, 1)  # nothing has been computed yet
-import tensorflow as tf
-tf.constant(1.0) + 1.0
-runtime.configure_threads(2, 1)
-try:
-    runtime.configure_threads(1, 2)
-except InvalidSetting as error:
-    print(error)
-"""
-
-
-def test_other_thread_counts_ask_for_a_restart() -> None:
-    done = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, check=False)
-    assert done.stdout == (
-        "training.threads: intra = 1, inter = 2, but this worker's TensorFlow runs with 2 and 1 since it "
-        "started: restart the worker, or give both experiments the same counts\n"
-    )

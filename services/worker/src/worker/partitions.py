@@ -63,12 +63,13 @@ def load(task: Task, name: str, datasets_dir: Path) -> Loaded:
             f"task {name}: load() gave {type(data).__name__}; it must give roundtable.tasks.Data"
         )
     with blaming(f"task {name}: labels() failed"):
-        labels = task.labels(data.y_train)
+        labels, test_labels = task.labels(data.y_train), task.labels(data.y_test)
     if labels.shape != (len(data.y_train),):
         raise InvalidData(
             f"task {name}: labels(y) has shape {labels.shape}; it must be one integer an example"
         )
     check_classes(task, labels)
+    check_classes(task, test_labels)
     return Loaded(data, labels, data.digest)
 
 

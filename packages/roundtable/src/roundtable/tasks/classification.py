@@ -7,10 +7,19 @@ from typing import Any
 
 
 def cross_entropy() -> Any:
-    """Between integer labels [b] and logits [b, classes]."""
-    import keras
+    """Between integer labels [b, …], each one of the classes, and logits [b, …, classes]: values [b, …].
 
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    To the bit what Keras's SparseCategoricalCrossentropy has under `enable_op_determinism`, which looks the
+    labels' values up, and adds gradients up where they were, in five times as many operations: for a small
+    model that was a tenth of its training.
+    """
+    import tensorflow as tf
+
+    def loss(y: Any, logits: Any) -> Any:
+        chosen = tf.one_hot(tf.cast(y, tf.int32), logits.shape[-1])  # [b, …, classes]
+        return -tf.reduce_sum(chosen * tf.nn.log_softmax(logits), axis=-1)
+
+    return loss
 
 
 def correct(y: Any, logits: Any) -> Mapping[str, Any]:

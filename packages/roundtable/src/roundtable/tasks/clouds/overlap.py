@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from roundtable.tasks.classification import cross_entropy
+
 SMOOTH = 1.0
 
 
@@ -27,5 +29,4 @@ def dice_and_cross_entropy(y: Any, logits: Any) -> Any:
     """Dice plus the pixels' mean cross-entropy, which gives a slope where nothing overlaps yet: [b]."""
     import tensorflow as tf
 
-    entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=tf.cast(y, tf.int32), logits=logits)
-    return dice(y, logits) + tf.reduce_mean(entropy, axis=(1, 2))
+    return dice(y, logits) + tf.reduce_mean(cross_entropy()(y, logits), axis=(1, 2))

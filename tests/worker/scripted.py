@@ -34,7 +34,7 @@ MANIFEST = Manifest(
     (ArraySpec("kernel", (3, 2)), ArraySpec("bias", (2,)), ArraySpec("mean", (2,), trainable=False))
 )
 TASK_HASH, DATA_HASH = "a" * 64, "b" * 64
-WAIT = 60.0  # seconds that anything in these tests may take at most, a worker's start on a busy machine too
+WAIT = 100.0  # seconds that anything in these tests may take at most, a worker's start on a busy machine too
 
 Answer = tuple[int, bytes]
 

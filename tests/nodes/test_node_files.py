@@ -164,7 +164,9 @@ def test_what_a_real_telegraf_reads_on_a_node_arrives_with_the_nodes_name_in_eve
 ) -> None:
     process, url = hosts.aggregator(**tls(certs), TELEMETRY_URL=sink.url)
     configuration = (ROOT / "monitoring/telegraf/node.conf").read_text().replace(":8186", "127.0.0.1:0")
-    (tmp_path / "node.conf").write_text(configuration.replace('interval = "10s"', 'interval = "1s"').replace('"2s"', '"0s"'))
+    quick = configuration.replace('interval = "10s"', 'interval = "1s"').replace('"2s"', '"0s"')
+    assert quick.count('"1s"') == 2 and quick.count('"0s"') == 1
+    (tmp_path / "node.conf").write_text(quick)
     child = subprocess.Popen(
         [telegraf, "--config", tmp_path / "node.conf"],
         env=os.environ

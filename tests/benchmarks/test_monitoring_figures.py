@@ -19,7 +19,14 @@ def blocks(by: float, drift: float = 0.0, noise: float = 0.0) -> list[Block]:
         cpu = {"telegraf": 0.2, "dockerd": 0.5} if monitored else {"dockerd": 0.1}
         rss = {"telegraf": 20.0 + number} if monitored else {}
         made.append(
-            Block(monitored, tuple(pace * (0.5 + 0.01 * (one % 3)) for one in range(30)), 20.0, cpu, rss)
+            Block(
+                monitored,
+                tuple(pace * (0.5 + 0.01 * (one % 3)) for one in range(30)),
+                20.0,
+                cpu,
+                rss,
+                stolen=0.02 if monitored else 0.01,
+            )
         )
     return made
 
@@ -59,6 +66,7 @@ def test_the_table_says_met_only_where_the_whole_interval_is_below(
     assert re.search(rf"\| mean \|.*\| {re.escape(verdict)} \|", text)
     assert "| telegraf | 1.00% | 35 MB |" in text
     assert "| the engine itself | 2.50% (0.50% without) | |" in text
+    assert "The hypervisor took 2.0% of the cores with monitoring, 1.0% without." in text
 
 
 @pytest.mark.parametrize(

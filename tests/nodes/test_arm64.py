@@ -21,14 +21,16 @@ from tests.nodes import conftest
 from tests.nodes.conftest import ROOT, Hosts, wait_for
 
 BASE = os.environ.get("ARM64_BASE_IMAGE", "")
-IMAGE = "roundtable-worker:arm64-test"
+TAG = "arm64-test"
+IMAGE = f"roundtable-worker:{TAG}"
 PATIENCE = 1500.0  # seconds
 
 pytestmark = [pytest.mark.slow, pytest.mark.stack, pytest.mark.timeout(7200)]
 
 
-def docker(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["docker", *words], cwd=ROOT, capture_output=True, text=True)
+def docker(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | variables
+    return subprocess.run(["docker", *words], cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +45,8 @@ def image() -> str:
         pytest.skip(f"ARM64_BASE_IMAGE={BASE}: there is no such image for arm64 here")
     if docker("run", "--rm", "--platform", "linux/arm64", BASE, "true").returncode:
         pytest.skip("this engine does not run arm64: install qemu and binfmt")
-    override = ["--set", f"pi.args.BASE_IMAGE={BASE}", "--set", f"pi.tags={IMAGE}"]
-    built = docker("buildx", "bake", "--file", "docker-bake.hcl", "--load", *override, "pi")
+    bake = ("buildx", "bake", "--file", "docker-bake.hcl", "--load")
+    built = docker(*bake, "pi", PYTHON_IMAGE=BASE, NODE_TAG=TAG)
     assert built.returncode == 0, built.stderr[-3000:]
     return IMAGE
 

@@ -36,7 +36,7 @@ demo: $(SETUP) ## Train on real MNIST: one aggregator and 5 workers on this mach
 
 .PHONY: test
 test: $(SETUP) ## Every test but the long ones
-	$(BIN)/python -m pytest -m "not slow and not stack" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow and not stack" -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-slow
 test-slow: $(SETUP) ## Kills and long runs (minutes)

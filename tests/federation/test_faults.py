@@ -1,4 +1,8 @@
-"""What a run survives: workers of another mind, every worker lost, the aggregator killed."""
+"""What a run survives and what leaves no trace in its weights: who trains what, workers killed, leaving or of
+another mind, the aggregator killed.
+
+In an order in which the workers of one test serve the next: each takes seconds to start.
+"""
 
 from __future__ import annotations
 
@@ -23,18 +27,51 @@ def logged(child: Child, event: str) -> list[dict[str, str]]:
     return [line for line in lines if line["event"] == event]
 
 
-@pytest.mark.slow
-def test_every_worker_lost_in_mid_round_and_a_new_one_finishes_the_run(lab: Lab) -> None:
+WORKERS = ("w1", "w2", "w3", "w4", "w5")
+ROUNDS = {"mlp": 12, "cnn": 6}  # enough that one is under way when a worker is told to freeze
+
+
+@pytest.mark.parametrize("model", ["mlp", pytest.param("cnn", marks=pytest.mark.slow)])
+def test_1_worker_5_workers_and_5_with_one_killed_in_mid_round_end_with_the_same_weights(
+    lab: Lab, model: str
+) -> None:
+    same = experiment(
+        f"same-{model}", task_options={"model": model}, clients={"count": 10}, rounds={"count": ROUNDS[model]}
+    )
+    lab.have_workers("w1")
+    alone = lab.run(same)
+    lab.have_workers(*WORKERS)
+    together = lab.run(same)
+    run = lab.submit(same)
+    lab.wait_for_round(run, 1)
+    victim = lab.freeze_in_mid_round(run, "w5")
+    victim.kill()
+    killed = lab.wait_for_end(run)
+    assert sum(record.lost for record in killed.history) > 0, "the worker that was killed had nothing to do"
+    runs = (alone, together, killed)
+    assert [run.state for run in runs] == ["finished"] * 3
+    assert len({run.history[-1].weights_hash for run in runs}) == 1
+    assert len({run.accuracy for run in runs}) == 1
+    assert [record.participants for record in killed.history[1:]] == [tuple(range(10))] * ROUNDS[model]
+    assert max(len(record.workers) for record in together.history) == 5, "somebody had no part in it"
+
+
+def test_an_aggregator_killed_in_mid_round_goes_on_in_the_same_round(lab: Lab) -> None:
     lab.have_workers("w1", "w2")
-    undisturbed = lab.run(training("all-lost"))
-    run = lab.submit(training("all-lost"))
+    undisturbed = lab.run(training("killed"))
+    run = lab.submit(training("killed"))
     lab.wait_for_round(run, 2)
-    lab.freeze_in_mid_round(run, "w2")
-    for child in lab.workers.values():
-        child.kill()
-    waiting = lab.wait_for(run, lambda detail: detail.state == "waiting", "nobody to work for it")
-    assert waiting.reason and "worker" in waiting.reason
-    lab.have_workers("w3")
+    frozen = lab.freeze_in_mid_round(run, "w2")
+    before = lab.wait_for(run, lambda detail: bool(detail.arrived), "an update from w1")
+    lab.kill_aggregator()
+    lab.start_aggregator()
+    after = lab.wait(lambda: lab.api.run(run), "the aggregator")
+    if after.round == before.round:
+        assert after.cohort == before.cohort
+        assert set(before.arrived) <= set(after.arrived), "an accepted update was lost"
+    else:  # what the frozen worker had sent already was the round's last, and came in before the kill
+        assert after.round == before.round + 1
+    frozen.signal(signal.SIGCONT)
     finished = lab.wait_for_end(run)
     assert finished.state == "finished"
     assert finished.history[-1].weights_hash == undisturbed.history[-1].weights_hash
@@ -56,22 +93,18 @@ def test_a_worker_told_to_leave_in_mid_round_goes_within_5_s_and_the_run_does_no
     assert finished.history[-1].weights_hash == undisturbed.history[-1].weights_hash
 
 
-def test_an_aggregator_killed_in_mid_round_goes_on_in_the_same_round(lab: Lab) -> None:
+@pytest.mark.slow
+def test_every_worker_lost_in_mid_round_and_a_new_one_finishes_the_run(lab: Lab) -> None:
     lab.have_workers("w1", "w2")
-    undisturbed = lab.run(training("killed"))
-    run = lab.submit(training("killed"))
+    undisturbed = lab.run(training("all-lost"))
+    run = lab.submit(training("all-lost"))
     lab.wait_for_round(run, 2)
-    frozen = lab.freeze_in_mid_round(run, "w2")
-    before = lab.wait_for(run, lambda detail: bool(detail.arrived), "an update from w1")
-    lab.kill_aggregator()
-    lab.start_aggregator()
-    after = lab.wait(lambda: lab.api.run(run), "the aggregator")
-    if after.round == before.round:
-        assert after.cohort == before.cohort
-        assert set(before.arrived) <= set(after.arrived), "an accepted update was lost"
-    else:  # what the frozen worker had sent already was the round's last, and came in before the kill
-        assert after.round == before.round + 1
-    frozen.signal(signal.SIGCONT)
+    lab.freeze_in_mid_round(run, "w2")
+    for child in lab.workers.values():
+        child.kill()
+    waiting = lab.wait_for(run, lambda detail: detail.state == "waiting", "nobody to work for it")
+    assert waiting.reason and "worker" in waiting.reason
+    lab.have_workers("w3")
     finished = lab.wait_for_end(run)
     assert finished.state == "finished"
     assert finished.history[-1].weights_hash == undisturbed.history[-1].weights_hash

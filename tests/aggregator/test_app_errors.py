@@ -58,6 +58,19 @@ async def test_a_wrong_or_missing_token_is_refused(open_lab, make_experiment, me
             assert reply.headers["www-authenticate"] == "Bearer"
 
 
+@pytest.mark.parametrize("path", ["/v1/runs", "/v1/experiments"])
+async def test_a_body_is_not_looked_at_before_the_admin_token(open_lab, path):
+    async with open_lab() as lab:
+        for content in (b"{no", b'{"experiment": 3}', b"\xff"):
+            reply = await lab.http.post(path, content=content)
+            told(reply, 401, "urn:roundtable:unauthorized")
+            told(await lab.http.post(path, content=content, headers=lab.admin), 422, reply_kind(path))
+
+
+def reply_kind(path):
+    return f"urn:roundtable:invalid-{'input' if path == '/v1/runs' else 'experiment'}"
+
+
 async def test_the_join_token_is_no_admin_token_and_no_session_token(open_lab, make_experiment):
     async with open_lab() as lab:
         join = {"Authorization": f"Bearer {lab.service.tokens.join}"}
@@ -76,6 +89,10 @@ async def test_another_protocol_version_is_told_both_versions_before_its_fields_
             "urn:roundtable:incompatible-version",
         )
         assert "7" in detail and "1" in detail and "update the aggregator" in detail
+        for nothing in (None, "1", True):
+            body = lab.worker().introduction(protocol=nothing)
+            reply = await lab.http.post("/v1/join", json=body, headers=headers)
+            assert told(reply, 422, "urn:roundtable:invalid-input").startswith("protocol: found ")
         body = lab.worker().introduction(protocol=0)
         reply = await lab.http.post("/v1/join", json=body, headers=headers)
         assert "update the worker" in told(reply, 426, "urn:roundtable:incompatible-version")

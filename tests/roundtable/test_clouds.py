@@ -89,9 +89,9 @@ class TestOptions:
             ({"depth": 9}, "task_options.depth: found 9; allowed: 1 … 6"),
             ({"filters": 0}, "task_options.filters: found 0"),
             ({"dropout": 1.0}, "task_options.dropout: found 1.0"),
-            ({"data": "real"}, "task_options.data: Input should be 'synthetic' or 'tiles' (found 'real')"),
+            ({"data": "real"}, "task_options.data: found 'real'; allowed: 'synthetic' or 'tiles'"),
             ({"loss": "focal"}, "task_options.loss"),
-            ({"size": 3}, "task clouds has no such option; it has data, bands, tile, folder"),
+            ({"size": 3}, "found an unknown field; allowed for task clouds: data, bands, tile, folder"),
         ],
     )
     def test_that_do_not_fit_are_refused_by_name(self, options: dict[str, Any], said: str) -> None:

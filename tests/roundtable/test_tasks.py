@@ -89,13 +89,21 @@ def test_a_task_that_cannot_be_found_says_why_in_one_line(tasks_dir: Path, name:
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("mnist", {"model": "resnet"}, "task_options.model: Input should be 'mlp' or 'cnn' (found 'resnet')"),
-        ("mnist", {"layers": 3}, "task_options.layers: task mnist has no such option; it has model"),
-        ("cifar10", {"model": "cnn"}, "task_options.model: task cifar10 has no such option; it has none"),
-        ("mine:Mine", {}, "task_options.size: task mine:Mine needs this option"),
-        ("mine:Mine", {"size": "10"}, "task_options.size: Input should be a valid integer (found '10')"),
+        ("mnist", {"model": "resnet"}, "task_options.model: found 'resnet'; allowed: 'mlp' or 'cnn'"),
+        (
+            "mnist",
+            {"layers": 3},
+            "layers: found an unknown field; allowed for task mnist: model",
+        ),
+        (
+            "cifar10",
+            {"model": "cnn"},
+            "task_options.model: found an unknown field; allowed for task cifar10: none",
+        ),
+        ("mine:Mine", {}, "task_options.size: found nothing; task mine:Mine needs this option"),
+        ("mine:Mine", {"size": "10"}, "task_options.size: found '10'; allowed: a valid integer"),
         ("mine:Mine", {"size": 101}, "task mine:Mine: ValueError: size is at most 100"),
-        ("mine:Mine", {"size": 1, "kind": "z"}, "task_options.kind: Input should be 'x' or 'y' (found 'z')"),
+        ("mine:Mine", {"size": 1, "kind": "z"}, "task_options.kind: found 'z'; allowed: 'x' or 'y'"),
     ],
 )
 def test_options_that_a_task_does_not_have_are_refused(

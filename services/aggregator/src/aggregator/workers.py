@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from roundtable.errors import IncompatibleVersion, NotPossible, Unknown
+from roundtable.errors import IncompatibleVersion, InvalidInput, NotPossible, Unknown
 from roundtable.messages import PROTOCOL, Join, Poll
 from roundtable.types import Seconds, WorkerId
 
@@ -44,13 +44,14 @@ class Worker:
 
 def check_version(protocol: object) -> None:
     """Before anything else of a join is looked at: another version may look quite different. Raises
-    IncompatibleVersion.
+    IncompatibleVersion; InvalidInput for what is no version.
     """
+    if isinstance(protocol, bool) or not isinstance(protocol, int):
+        found = "nothing" if protocol is None else f"{protocol!r:.40}"
+        raise InvalidInput(f"protocol: found {found}; allowed: a whole number, the version that is spoken")
     if protocol == PROTOCOL:
         return
-    remedy = (
-        "update the worker" if isinstance(protocol, int) and protocol < PROTOCOL else "update the aggregator"
-    )
+    remedy = "update the worker" if protocol < PROTOCOL else "update the aggregator"
     raise IncompatibleVersion(
         f"the worker speaks protocol version {protocol!r}, this aggregator version {PROTOCOL}: "
         f"{remedy} so that both are the same"

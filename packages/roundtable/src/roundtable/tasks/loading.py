@@ -78,12 +78,12 @@ def construct(kind: type[Task], options: Mapping[str, Option], name: str) -> Tas
     for option in options:
         if option not in parameters:
             raise InvalidTask(
-                f"task_options.{option}: task {name} has no such option; "
-                f"it has {', '.join(parameters) or 'none'}"
+                f"task_options.{option}: found an unknown field; "
+                f"allowed for task {name}: {', '.join(parameters) or 'none'}"
             )
     for parameter in parameters.values():
         if parameter.default is parameter.empty and parameter.name not in options:
-            raise InvalidTask(f"task_options.{parameter.name}: task {name} needs this option")
+            raise InvalidTask(f"task_options.{parameter.name}: found nothing; task {name} needs this option")
     with blaming(f"task {name}"):
         hints = get_type_hints(kind.__init__)
         return kind(
@@ -95,7 +95,8 @@ def _checked(option: str, value: Option, annotation: Any) -> Any:
     try:
         return TypeAdapter(annotation, config=ConfigDict(strict=True)).validate_python(value)
     except ValidationError as error:
-        raise InvalidTask(f"task_options.{option}: {error.errors()[0]['msg']} (found {value!r})") from None
+        allowed = error.errors()[0]["msg"].removeprefix("Input should be ")
+        raise InvalidTask(f"task_options.{option}: found {value!r}; allowed: {allowed}") from None
 
 
 def source_hash(source: bytes, options: Mapping[str, Option]) -> Digest:

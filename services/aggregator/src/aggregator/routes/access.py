@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from ipaddress import ip_address
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from fastapi import Request
+from fastapi.routing import APIRoute
 from roundtable.messages import Message
 from roundtable.types import WorkerId
 from starlette.exceptions import HTTPException
@@ -69,6 +71,20 @@ async def check_origin(request: Request) -> None:
     origin = request.headers.get("origin")
     if origin is not None and urlsplit(origin).netloc.lower() != request.headers.get("host", "").lower():
         raise HTTPException(403, f"Origin {origin:.100}: requests from other sites' pages are refused")
+
+
+class AdminRoute(APIRoute):
+    """An endpoint of the admin's: whose request it is is looked at before anything of its body."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def checked(request: Request) -> Response:
+            await check_origin(request)
+            service_of(request).tokens.check_admin(authorization(request))
+            return await handle(request)
+
+        return checked
 
 
 def peer(request: Request) -> str:

@@ -20,8 +20,7 @@ from aggregator.page import REPORT_HEADERS
 from aggregator.routes.access import (
     ADMIN,
     READ,
-    authorization,
-    check_origin,
+    AdminRoute,
     check_reader,
     json_of,
     service_of,
@@ -29,35 +28,32 @@ from aggregator.routes.access import (
 from aggregator.tensors import map_file
 
 router = APIRouter(tags=["runs"])
+admin = APIRouter(tags=["runs"], route_class=AdminRoute)
 _VIEWS = TypeAdapter(list[RunView])
 
 
-@router.post(
+@admin.post(
     "/v1/runs",
     response_model=RunView,
     status_code=201,
     responses={200: {"model": RunView}},
-    dependencies=[Depends(check_origin)],
     openapi_extra=ADMIN,
 )
 async def create(request: Request, body: CreateRun) -> Response:
     """A new run (201), or the one that this experiment has (200) unless `again`."""
     service = service_of(request)
-    service.tokens.check_admin(authorization(request))
     view, new = await service.turns.submit(lambda: service.runs.create(body))
     return json_of(view, 201 if new else 200)
 
 
-@router.post(
+@admin.post(
     "/v1/experiments",
     response_model=Experiment,
-    dependencies=[Depends(check_origin)],
     openapi_extra=ADMIN
     | {"requestBody": {"required": True, "content": {"application/toml": {"schema": {"type": "string"}}}}},
 )
 async def experiment(request: Request) -> Response:
     """An experiment file, checked: as the JSON that a run is created with. Starts nothing."""
-    service_of(request).tokens.check_admin(authorization(request))
     try:
         text = (await request.body()).decode()
     except UnicodeDecodeError:
@@ -116,29 +112,25 @@ def _streamed(events: AsyncIterator[bytes]) -> Response:
     return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
 
-@router.post(
+@admin.post(
     "/v1/runs/{run}/stop",
     response_model=RunView,
-    dependencies=[Depends(check_origin)],
     openapi_extra=ADMIN,
 )
 async def stop(request: Request, run: RunId) -> Response:
     """Stop it; it can be resumed."""
     service = service_of(request)
-    service.tokens.check_admin(authorization(request))
     return json_of(await service.turns.submit(lambda: service.runs.stop(run)))
 
 
-@router.post(
+@admin.post(
     "/v1/runs/{run}/resume",
     response_model=RunView,
-    dependencies=[Depends(check_origin)],
     openapi_extra=ADMIN,
 )
 async def resume(request: Request, run: RunId) -> Response:
     """Go on with a stopped, failed or paused run."""
     service = service_of(request)
-    service.tokens.check_admin(authorization(request))
     return json_of(await service.turns.submit(lambda: service.runs.resume(run)))
 
 

@@ -66,9 +66,7 @@ async def _introduction(request: Request) -> Join:
     except ValueError as error:
         raise InvalidInput(f"body: is not JSON ({error})") from None
     if isinstance(body, dict):
-        check_version(
-            body.get("protocol")
-        )  # another version may have other fields, so before they are looked at
+        check_version(body.get("protocol"))  # another one may have other fields: before they are looked at
     try:
         return Join.model_validate_json(json.dumps(body))
     except ValidationError as error:

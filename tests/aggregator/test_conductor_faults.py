@@ -279,6 +279,24 @@ async def test_an_aggregator_that_restarts_goes_on_in_the_same_round(open_lab, m
         assert [record["lost"] for record in detail["history"]] == [0, 0, 0, 0]
 
 
+@pytest.mark.parametrize("outlives", [True, False])
+async def test_workers_that_went_with_their_aggregator_are_not_waited_for(
+    open_lab, make_experiment, outlives
+):
+    async with open_lab() as lab:
+        worker = await lab.joined()
+        run = await initialized(lab, make_experiment(), worker)
+    async with open_lab(poll_seconds=0.05, workers_outlive_it=outlives) as lab:
+        (seen,) = (await lab.http.get("/v1/workers")).json()
+        detail = await lab.detail(run)
+        assert (seen["state"], detail["state"]) == (
+            ("present", "running") if outlives else ("lost", "waiting")
+        )
+        if not outlives:
+            detail = await finish(lab, run, await lab.joined(2))
+            assert detail["state"] == "finished"
+
+
 async def test_restarts_at_every_step_end_with_the_same_weights(open_lab, make_experiment):
     body = make_experiment(strategy={"objective": {"name": "control-variates"}})
     async with open_lab() as lab:

@@ -131,7 +131,12 @@ def native(folders: Folders, *, port: int = 0) -> Iterator[Native]:
                 aggregator = children.start(
                     "aggregator",
                     _command(folders, port),
-                    os.environ | {"PYTHONUNBUFFERED": "1", "REPORTS_DIR": str(folders.runs)},
+                    os.environ
+                    | {
+                        "PYTHONUNBUFFERED": "1",
+                        "REPORTS_DIR": str(folders.runs),
+                        "WORKERS_OUTLIVE_AGGREGATOR": "false",  # children, all of them
+                    },
                     folders.logs / "aggregator.log",
                     lambda child: exits.put(child) if child.wanted else None,
                 )

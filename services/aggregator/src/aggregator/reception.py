@@ -53,10 +53,11 @@ class Reception:
 
     async def begin(self) -> None:
         """Workers that were there when the process last ended are expected back: they get `lost_after` for
-        it.
+        it; unless they went with it.
         """
         for row in await self.runs.storing.call(self.runs.store.workers):
-            self._workers.remember(row.id, row.join, row.state)
+            gone = row.state == "present" and not self._settings.workers_outlive_it
+            self._workers.remember(row.id, row.join, "lost" if gone else row.state)
         self._watch()
 
     # --- views ----------------------------------------------------------------------------------------------

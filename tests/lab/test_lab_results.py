@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 from lab import machine, report, results
+from lab.commands import run_app
 from lab.native import Folders, native
 from lab.results import Result, Spread, Startup
 from roundtable import experiment as experiments
@@ -166,7 +167,7 @@ def test_a_report_without_data_or_accuracy_still_says_so(result: Result) -> None
 
 
 def test_a_report_that_lab_has_written_is_shown_by_the_next_lab_on_this_machine(
-    result: Result, experiment: Experiment, tmp_path: Path
+    result: Result, experiment: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with native(Folders(runs=tmp_path)) as lab, lab.api() as api:
         run = api.create(CreateRun(experiment=experiment))[0].id
@@ -175,4 +176,8 @@ def test_a_report_that_lab_has_written_is_shown_by_the_next_lab_on_this_machine(
         folder = results.write(tmp_path, result.model_copy(update={"run": run}), report.html)
         assert api.run(run).report is True
         shown = httpx.get(f"{lab.url}/v1/runs/{run}/report")
+        earlier = results.write(tmp_path, result.model_copy(update={"run": "20300101-000000-a"}), report.html)
+        assert (tmp_path / "latest").resolve() == earlier.resolve()
+        assert run_app(["report", "latest", "--runs-dir", str(tmp_path)]) == 0
+        assert f"{run}/report.html" in capsys.readouterr().out.replace("\n", ""), "not the last one begun"
     assert shown.content == (folder / "report.html").read_bytes()

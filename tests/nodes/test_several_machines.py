@@ -19,12 +19,7 @@ from tests.nodes import namespaces
 from tests.nodes.conftest import ROOT, Hosts, Process, tls, wait_for
 from tests.nodes.namespaces import Network
 
-WHY_NOT = namespaces.missing()
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(1500),
-    pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or ""),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 SERVER = "10.77.0.1"
 URL = f"https://{SERVER}:8443"
@@ -58,7 +53,13 @@ count = {ROUNDS}
 
 
 @pytest.fixture
-def network() -> Iterator[Network]:
+def possible() -> None:
+    if why := namespaces.missing():
+        pytest.skip(why)
+
+
+@pytest.fixture
+def network(possible: None) -> Iterator[Network]:  # noqa: ARG001
     made = Network({"server": SERVER, "pi-1": "10.77.0.2", "pi-2": "10.77.0.3"})
     try:
         made.make(delay_ms=10, loss_percent=0.5)

@@ -226,19 +226,30 @@ def report(
 ) -> int:
     """Write runs/RUN/report.html again, or for the first time where a run ended without `lab` watching."""
     folders = Folders(runs_dir, tasks_dir, datasets_dir)
+    place = Place(folders, url, admin_token_file, ca=ca)
+    listed = folders.state.is_dir() or url is not None  # else there are only results, of labs elsewhere
+    if (run == "latest" and listed) or not _has_results(runs_dir / run):
+        with reach(place) as (api, _):
+            run = named(api, run).id
+            if not _has_results(runs_dir / run):
+                record(place, api.run(run), tuple(api.workers()), api)
+                out.print(f"wrote {runs_dir / run / 'report.html'}")
+                return Exit.DONE
+    out.print(f"wrote {_again(runs_dir, run) / 'report.html'}")
+    return Exit.DONE
+
+
+def _has_results(folder: Path) -> bool:
+    return (folder / "result.json").exists()
+
+
+def _again(runs_dir: Path, run: str) -> Path:
+    """The report of results that are here."""
     from lab import report as page
 
-    if (runs_dir / run / "result.json").exists():
-        result = results.read(runs_dir / run)
-        drawn = results.predictions_of(runs_dir / run)
-        folder = results.write(runs_dir, result, partial(page.html, predictions=drawn), predictions=drawn)
-    else:
-        place = Place(folders, url, admin_token_file, ca=ca)
-        with reach(place) as (api, _):
-            detail = api.run(named(api, run).id)
-            folder = record(place, detail, tuple(api.workers()), api)
-    out.print(f"wrote {folder / 'report.html'}")
-    return Exit.DONE
+    result = results.read(runs_dir / run)
+    drawn = results.predictions_of(runs_dir / run)
+    return results.write(runs_dir, result, partial(page.html, predictions=drawn), predictions=drawn)
 
 
 def _plain(models: Sequence[BaseModel]) -> list[Any]:

@@ -33,7 +33,7 @@ Run = Annotated[
     str,
     typer.Argument(
         metavar="RUN",
-        help="A run's id, its beginning, or `latest`.",
+        help="A run's id, its beginning, or `latest`: the last one begun.",
         show_default=False,
         autocompletion=_complete_run,
     ),

@@ -125,11 +125,7 @@ class Session:
         with native(self.place.folders, port=self.place.port) as lab, lab.api() as api:
             self.startup["aggregator"] = time.time() - self.began
             self.show.say(f"watch it at {lab.url}/")
-            try:
-                yield api, lab
-            except KeyboardInterrupt:
-                self.show.say("stopping")
-                raise
+            yield api, lab
 
     def _follow(self, api: Api, lab: Native | None, run: RunId, progress: Progress) -> RunDetail:
         if lab is not None:

@@ -122,6 +122,15 @@ def test_what_crashes_starts_again_and_all_of_it_with_the_machine(name: str) -> 
         assert definition["restart"] == ("no" if service in STEPS else "unless-stopped"), service
 
 
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.node.yaml"])
+def test_where_cores_are_short_training_goes_before_watching(name: str) -> None:
+    services = together(name, AGGREGATOR_URL="https://10.0.0.5:8080", NODE_NAME="pi-1", JOIN_TOKEN_FILE="t")
+    training = ("aggregator", "worker", "worker-slow", *STEPS)
+    shares = {service: definition.get("cpu_shares", 1024) for service, definition in services.items()}
+    assert {service for service, share in shares.items() if share == 1024} <= set(training)
+    assert {service for service, share in shares.items() if share < 512} == set(services) - set(training)
+
+
 def test_influxdbs_cache_is_well_below_what_its_container_may_use() -> None:
     """A full cache refuses points; one that never fills gets the container killed instead."""
     influxdb = together("compose.yaml")["influxdb"]

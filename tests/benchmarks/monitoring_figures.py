@@ -104,7 +104,7 @@ def told(blocks: Sequence[Block]) -> str:
             sum(block.cpu_s["dockerd"] for block in of) / sum(block.wall_s for block in of)
             for of in (with_it, without)
         ]
-        lines.append(f"| the engine itself | {shares[0]:.2%} ({shares[1]:.2%} without) | |")
+        lines.append(f"| the engine, health checks with it | {shares[0]:.2%} ({shares[1]:.2%} without) | |")
     stolen = [statistics.fmean(block.stolen for block in of) for of in (with_it, without)]
     lines += [
         "",

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lab.study import page, words
+from lab.study import page, plots, words
 from lab.study.cells import Cell
 from lab.study.files import Section, Study, load
 from lab.study.intervals import Difference, Interval, interval
 from lab.study.measures import Target, named
 from lab.study.records import Store, Unfinished
 from lab.study.summary import ranked, summary
+from matplotlib.figure import Figure
 from roundtable.errors import NotPossible, Unknown
 from scipy import stats
 
@@ -189,9 +190,9 @@ def test_a_gap_and_a_failure_are_told_and_never_silent(tmp_path: Path) -> None:
     report = page.gather(part.study, [part], tmp_path / "out", "{cell}{seed}")
     told = " ".join(report.parts[0].words)
     assert "Not run: 8." in told and "Failed: 2 seed 2: training diverged." in told
-    assert report.state == "1 runs of 2 cells finished, 1 failed, 1 cells not run"
+    assert report.state == "1 run of 1 cell finished, 1 failed, 1 of 2 cells not run"
     (gap,) = report.trouble
-    assert gap.startswith("1 of 2 cells have not been run (8), cells have 2 of 3 repeats, 1 runs failed")
+    assert gap.startswith("1 of 2 cells have not been run (8), cells have 2 of 3 repeats, 1 run failed")
     assert "Why: still under way, or ended from outside" in gap
 
 
@@ -229,7 +230,7 @@ def test_parts_that_were_not_run_are_named_with_why(tmp_path: Path) -> None:
         ("tiny", "2 of 2", "3 of 3", "–", ""),
         ("Another", "0 of 2", "0 of 3", "–", "interrupted (1970-01-01 00:00 UTC)"),
     )
-    assert report.state == "6 runs of 4 cells finished, 0 failed, 2 cells not run; 1 of 2 studies begun"
+    assert report.state == "6 runs of 2 cells finished, 0 failed, 2 of 4 cells not run; 1 of 2 studies begun"
     assert ">interrupted (1970" in page.write(report, tmp_path / "made").read_text()
     assert "| interrupted (1970" in (tmp_path / "made/report.md").read_text()
 
@@ -260,6 +261,23 @@ def test_where_levels_are_a_choice_it_is_said_which_help_and_which_do_not(tmp_pa
     assert "So nothing here is shown to help over 2." in " ".join(words.of_section(none))
 
 
+def test_an_interval_is_told_and_drawn_as_far_as_its_values_can_lie(tmp_path: Path) -> None:
+    part = section(tiny(tmp_path))
+    few = interval([0.1, 0.9])
+    assert (few.low or 0.0) < 0 and (few.high or 0.0) > 1
+    iou, loss = named("metrics.mean_iou", part.study), named("loss", part.study)
+    assert words.shown(iou, few) == "0.500 (95 % interval 0.000 to 1.000, n = 2)"
+    assert "interval −4.5825 to 5.5825" in words.shown(loss, few)  # what is a loss, only its task knows
+    assert "interval 0.0 to 5.6" in words.shown(named("seconds", part.study), few)
+    found = records(part, lambda _cell, seed: 0.5 + seed / 10)
+    own = summary(part, {name: r.model_copy(update={"repeats": r.repeats[:2]}) for name, r in found.items()})
+    axes = Figure().subplots()
+    plots._curve(axes, own.rows[0], "accuracy", "rounds", 100, 0, "federated")
+    (band,) = axes.collections
+    heights = np.asarray(band.get_paths()[0].vertices)[:, 1]
+    assert heights.min() >= 0 and heights.max() == 100
+
+
 def test_nothing_is_shown_as_less_than_zero_by_rounding_alone() -> None:
     study = Study(name="x", experiment={"task": "digits"})
     assert named("seconds", study).shown(-0.01) == "0.0 s"
@@ -287,7 +305,9 @@ def test_published_figures_are_held_against_our_interval(tmp_path: Path) -> None
     path.write_text(path.read_text() + PUBLISHED)
     part = section(path)
     inside = summary(part, records(part, lambda _cell, seed: 0.89 + seed / 200))
-    assert "it lies within our interval" in words.of_published(inside.comparisons()[0])
+    assert words.of_published(inside.comparisons()[0]).endswith("; it lies within our interval.")
+    wide = summary(part, records(part, lambda _cell, seed: 0.5 + seed / 5))
+    assert "within our interval, which is too wide to say much" in words.of_published(wide.comparisons()[0])
     outside = summary(part, records(part, lambda _cell, seed: 0.5 + seed / 1000))
     assert "it lies outside of our interval" in words.of_published(outside.comparisons()[0])
 

@@ -19,8 +19,8 @@ def state(every: Sequence[Summary]) -> str:
     failed = sum(len(row.failed) for row in rows)
     missing = sum(row.record is None for row in rows)
     begun = sum(bool(own.records) for own in every)
-    said = f"{finished} runs of {len(rows)} cells finished, {failed} failed"
-    said += f", {missing} cells not run" if missing else ""
+    said = f"{_count(finished, 'run')} of {_count(len(rows) - missing, 'cell')} finished, {failed} failed"
+    said += f", {missing} of {_count(len(rows), 'cell')} not run" if missing else ""
     return said + (f"; {begun} of {len(every)} studies begun" if begun < len(every) else "")
 
 
@@ -45,7 +45,7 @@ def of(found: Summary, because: str) -> str:
         gaps.append(f"cells have {number} of {found.study.repeats} repeats")
     ending = f". Why: {because}" if gaps else ""
     if failed:
-        gaps.append(f"{failed} runs failed, with the reasons told below")
+        gaps.append(f"{_count(failed, 'run')} failed, with the reasons told below")
     said = ", ".join(gaps)
     return f"{said[:1].upper()}{said[1:]}{ending}." if gaps else ""
 
@@ -64,6 +64,10 @@ def coverage(every: Sequence[Summary], whys: Sequence[str]) -> Table | None:
         name = own.study.title or own.section.key
         lines.append((name, f"{run} of {len(rows)}", f"{repeats} of {planned}", failed, told))
     return Table(("study", "cells run", "repeats of each", "failed runs", "why not all"), tuple(lines))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def date(at: float) -> str:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -51,6 +52,20 @@ class Measure:
         """Whether it is of the experiment's own clock, real or virtual."""
         return self.name in ("seconds", "round_clock", "seconds_to_target")
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """What it can be, in `unit`."""
+        if self.unit == "%":
+            return 0.0, 100.0
+        if "." in self.name or self.name in ("loss", "personal_gain"):
+            return limits(self.name.rpartition(".")[2])
+        return 0.0, math.inf
+
+    def possible(self, value: float) -> float:
+        """The nearest that it can be: an interval of few repeats reaches further."""
+        low, high = self.bounds
+        return min(max(value, low), high)
+
     def of(self, repeat: Repeat) -> float | None:
         """In `unit`; nothing for a failed repeat."""
         if repeat.state != "finished" or not repeat.rounds:
@@ -73,6 +88,11 @@ def metric_of(record: RoundFigures, metric: str) -> float | None:
         return record.loss
     scope, _, name = metric.rpartition(".")
     return (record.federated if scope == "federated" else record.metrics).get(name)
+
+
+def limits(metric: str) -> tuple[float, float]:
+    """What a task's metric can be; without an end where only the task knows."""
+    return (0.0, 1.0) if metric == "accuracy" or "iou" in metric.split("_") else (-math.inf, math.inf)
 
 
 def last(repeat: Repeat, metric: str) -> float | None:

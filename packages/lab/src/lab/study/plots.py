@@ -20,7 +20,7 @@ from scipy import stats
 from lab.charts import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, STYLE, VERMILION, svg
 from lab.study.files import Factor, Published, is_number, level_name
 from lab.study.intervals import LEVEL, Interval
-from lab.study.measures import Measure, Target, clock, metric_of, metric_words, target_of
+from lab.study.measures import Measure, Target, clock, limits, metric_of, metric_words, target_of
 from lab.study.records import Repeat
 from lab.study.summary import Row, Summary
 
@@ -194,7 +194,7 @@ def _curve(axes: Any, row: Row, metric: str, axis: str, scale: float, index: int
         linewidth=1.6,
         label=label,
     )
-    axes.fill_between(x, scale * (mean - half), scale * (mean + half), color=colour, alpha=0.15, linewidth=0)
+    axes.fill_between(x, *_ends(mean, half, metric, scale), color=colour, alpha=0.15, linewidth=0)
 
 
 def _centralized(axes: Any, row: Row, metric: str, axis: str, scale: float, label: str, colour: str) -> None:
@@ -205,7 +205,12 @@ def _centralized(axes: Any, row: Row, metric: str, axis: str, scale: float, labe
         axes.axhline(scale * mean[-1], **style, label=f"{label}, in the end")
         return
     axes.plot(x, scale * mean, **style, label=label)
-    axes.fill_between(x, scale * (mean - half), scale * (mean + half), color=colour, alpha=0.10, linewidth=0)
+    axes.fill_between(x, *_ends(mean, half, metric, scale), color=colour, alpha=0.10, linewidth=0)
+
+
+def _ends(mean: Any, half: Any, metric: str, scale: float) -> tuple[Any, Any]:
+    """Of the band: as far as the metric's values can lie."""
+    return scale * np.clip(mean - half, *limits(metric)), scale * np.clip(mean + half, *limits(metric))
 
 
 def _band(row: Row, metric: str, axis: str) -> tuple[Any, Any, Any]:
@@ -264,7 +269,7 @@ def _levels(axes: Any, summary: Summary, factor: Factor, measure: Measure) -> in
         at = {row.cell.levels[factor.name]: row.of(measure) for row in rows}
         points = [(place + shift, at[name]) for place, name in zip(places, names, strict=True) if name in at]
         joined = all(is_number(level) for level in factor.levels)  # nothing lies between two names
-        _series_of(axes, points, index, label, joined)
+        _series_of(axes, points, measure, index, label, joined)
     _reference(axes, summary, measure)
     if numeric:
         if factor.scale == "log":
@@ -295,7 +300,12 @@ def _series(summary: Summary, factor: Factor) -> list[tuple[str, list[Row]]]:
 
 
 def _series_of(
-    axes: Any, points: Sequence[tuple[float, Interval]], index: int, label: str, joined: bool
+    axes: Any,
+    points: Sequence[tuple[float, Interval]],
+    measure: Measure,
+    index: int,
+    label: str,
+    joined: bool,
 ) -> None:
     colour, marker = COLOURS[index], MARKERS[index]
     there = [(place, value) for place, value in points if value.mean is not None]
@@ -303,11 +313,14 @@ def _series_of(
         return
     x = [place for place, _ in there]
     means = [value.mean or 0.0 for _, value in there]
-    halves = [np.nan if value.half is None else value.half for _, value in there]  # one run has no interval
+    below, above = [], []
+    for mean, (_, value) in zip(means, there, strict=True):  # one run has no interval
+        below.append(np.nan if value.low is None else max(mean - measure.possible(value.low), 0.0))
+        above.append(np.nan if value.high is None else max(measure.possible(value.high) - mean, 0.0))
     axes.errorbar(
         x,
         means,
-        yerr=halves,
+        yerr=[below, above],
         color=colour,
         marker=marker,
         markersize=6,

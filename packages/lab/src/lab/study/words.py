@@ -12,6 +12,8 @@ from lab.study.intervals import Interval
 from lab.study.measures import Measure
 from lab.study.summary import Comparison, Effect, Summary
 
+WIDE = 0.2  # of the mean: half an interval so wide agrees with nearly anything
+
 
 def shown(measure: Measure, value: Interval) -> str:
     """93.87 % (95 % interval 92.10 to 95.64, n = 3)."""
@@ -22,7 +24,7 @@ def shown(measure: Measure, value: Interval) -> str:
     reached = "" if value.whole else f", reached in {value.n} of {value.asked}"
     if value.low is None or value.high is None:
         return f"{told} (n = {value.n}, no interval{reached})"
-    low, high = measure.shown(value.low, unit=False), measure.shown(value.high, unit=False)
+    low, high = (measure.shown(measure.possible(end), unit=False) for end in (value.low, value.high))
     if value.half == 0:
         return f"{told} (the same in all {value.n} repeats{reached})"
     if low == high:
@@ -201,6 +203,8 @@ def of_published(found: Comparison) -> str:
     verdict = ""
     if inside is not None and found.ours.n == found.ours.asked:
         verdict = "; it lies within our interval" if inside else "; it lies outside of our interval"
+        if inside and (found.ours.half or 0.0) > WIDE * abs(found.ours.mean or 0.0):
+            verdict += ", which is too wide to say much"
     ours = shown(measure, found.ours)
     return f"{_capital(figure.source)} published {told} ({measure.label}{where}); ours: {ours}{verdict}."
 

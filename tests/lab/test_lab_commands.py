@@ -74,6 +74,8 @@ def test_a_faulty_experiment_is_one_line_and_starts_nothing(
         (["run"], "Missing argument 'EXPERIMENT'"),
         (["run", "nowhere.toml"], "nowhere.toml: cannot be read"),
         (["check", "."], "cannot be read"),
+        (["study", "run", "nowhere.toml"], "lab: nowhere.toml: cannot be read"),
+        (["partition", "{good}", "--plot", "{home}/no/x.png"], "/no/x.png: No such file or directory"),
         (["fly"], "No such command 'fly'"),
         (["run", "x.toml", "--wrokers", "3"], "--wrokers"),
         (["run", "{good}", "--workers", "0"], "--workers 0: at least one is needed"),
@@ -136,6 +138,8 @@ def test_an_address_where_nobody_answers_is_one_line(
         code, line = refused(capsys, *arguments)
         assert code == Exit.UNREACHABLE
         assert f"no aggregator answers at {url}" in line
+    assert run_app(["run", str(good), "--url", url, "--runs-dir", str(tmp_path / "runs")]) == Exit.UNREACHABLE
+    assert "watch it" not in capsys.readouterr().out
 
 
 def test_status_without_a_lab_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

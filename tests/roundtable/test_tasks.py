@@ -243,11 +243,12 @@ def test_labels_that_are_not_integers_must_be_written(tasks_dir: Path) -> None:
 
 
 def test_cifar10_says_how_to_get_it_where_there_is_no_network(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import keras
 
     def offline() -> None:
+        print("Downloading data from https://example.invalid")
         raise Exception("URL fetch failure on https://example.invalid: None -- \n[Errno -2] Name unknown")
 
     monkeypatch.setattr(keras.datasets.cifar10, "load_data", offline)
@@ -256,6 +257,8 @@ def test_cifar10_says_how_to_get_it_where_there_is_no_network(
     ) as error:
         find("cifar10", {}, Path()).task.load(tmp_path)
     one_line(error)
+    told = capsys.readouterr()
+    assert "Downloading" in told.err and not told.out, "what scripts read is theirs"
 
 
 def test_cifar10_reads_plain_arrays_before_jpegs(tmp_path: Path) -> None:

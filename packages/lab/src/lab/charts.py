@@ -157,7 +157,9 @@ def save_partition(spread: Spread, path: Path, title: str) -> None:
         figure.suptitle(title, fontsize=11)
         try:
             figure.savefig(path, dpi=150)
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise InvalidSetting(f"--plot {path}: {error.strerror or error}") from None
+        except ValueError as error:  # of another ending
             raise InvalidSetting(f"--plot {path}: {error}") from None
 
 

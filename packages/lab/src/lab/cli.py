@@ -14,6 +14,7 @@ from typing import NoReturn
 def main() -> NoReturn:
     """Run `lab` and exit with its code."""
     try:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # wherever TensorFlow comes to be imported
         from lab import signals
 
         signals.install()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -59,7 +58,6 @@ def read_weights(body: bytes) -> Weights:
 
 def _save_keras(experiment: Experiment, folders: Folders, weights: Weights, target: Path) -> None:
     task = data.task_of(experiment, folders.tasks).task
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     model = assigned(experiment, task, weights)
     draft = target.with_name(f".{target.stem}.part.keras")
     try:

@@ -9,7 +9,6 @@ clients and of the model alone. For the real clock it is what links and speeds a
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -190,7 +189,6 @@ def _compute(experiment: Experiment, conditions: Conditions, load: Load) -> Seco
 def _manifest(experiment: Experiment, folders: Folders) -> Manifest:
     """Of the task's model, whose names do not matter here."""
     task = data.task_of(experiment, folders.tasks).task
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     model: Any = task.model()  # imports TensorFlow: seconds
     variables = [variable for variable in model.weights if "seed_generator" not in str(variable.path)]
     return Manifest(

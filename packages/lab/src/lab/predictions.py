@@ -6,7 +6,6 @@ Besides export the only place where `lab` imports TensorFlow: for such tasks, on
 from __future__ import annotations
 
 import io
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -59,7 +58,6 @@ def predicted(
     `held`: the task's data, where they have been loaded before.
     """
     task = data.task_of(experiment, folders.tasks).task
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with blaming(f"task {experiment.task}: its predictions cannot be drawn"):
         held = held or task.load(folders.datasets)
         chosen = choice(task.labels(held.y_test))

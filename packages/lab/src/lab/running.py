@@ -214,7 +214,7 @@ def _suggest(name: str, options: str) -> None:
     out.print(f" next    {lab_command()} verify latest{options}", soft_wrap=True)
     out.print(f"         {lab_command()} export latest model.keras{options}", soft_wrap=True)
     if name == "demo":
-        line = '         with kind = "dirichlet", alpha = 0.1 in experiments/demo.toml'
+        line = ' or      kind = "dirichlet", alpha = 0.1 in experiments/demo.toml; then make demo again'
     else:
         line = f"         {lab_command()} replay latest{options}"
     out.print(line, soft_wrap=True)

@@ -119,7 +119,6 @@ class Session:
     def _lab(self) -> Iterator[tuple[Api, Native | None]]:
         if self.place.url is not None:
             with self.place.remote() as api:
-                self.show.say(f"watch it at {api.url}/")
                 yield api, None
             return
         with native(self.place.folders, port=self.place.port) as lab, lab.api() as api:
@@ -131,6 +130,8 @@ class Session:
         if lab is not None:
             self._set_aside_others(api, run)
             lab.start_workers(self.nodes)
+        else:
+            self.show.say(f"watch it at {api.url}/")
         detail = follow(api, run, progress, self.show, lab)
         self.present = tuple(api.workers())
         if detail.round > 0 and data.draws(detail.experiment, self.place.folders.tasks):

@@ -238,28 +238,28 @@ def _resolved(study: Study, path: Path) -> Study:
     """Its base read and what it changes put in."""
     if study.base is None:
         return study
-    base = _toml(path.parent / study.base, f"{path}: base")
+    base = _toml(path.parent / study.base, f"{path}: base: ")
     return study.model_copy(update={"base": None, "experiment": merged(base, study.experiment)})
 
 
 def _read(path: Path) -> Study:
-    body = _toml(path, str(path))
+    body = _toml(path)
     try:
         return Study.model_validate(body)
     except ValidationError as error:
         raise InvalidStudy("\n".join(f"{path}: {line}" for line in faults(error, Study))) from None
 
 
-def _toml(path: Path, where: str) -> Body:
+def _toml(path: Path, where: str = "") -> Body:
     try:
         body: Body = tomllib.loads(path.read_text(encoding="utf-8"))
         return body
     except OSError as error:
         raise InvalidStudy(
-            f"{where}: {path} cannot be read ({error.strerror}); studies/ has examples"
+            f"{where}{path}: cannot be read ({error.strerror}); studies/ has examples"
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidStudy(f"{where}: {path} is not TOML ({error})") from None
+        raise InvalidStudy(f"{where}{path}: is not TOML ({error})") from None
 
 
 def merged(base: Body, changes: Body) -> Body:

@@ -5,7 +5,6 @@ What is wrong is said once for all cells that need it, with how to get it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -80,7 +79,6 @@ class _Shelf:
         return self._labels[key]
 
     def _read(self, experiment: Experiment) -> tuple[str | None, Array | None]:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # reading some data sets needs TensorFlow
         try:
             found = data.task_of(experiment, self.folders.tasks)
             return found.hash, found.task.train_labels(self.folders.datasets)

@@ -7,8 +7,9 @@ Keras.
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,7 @@ def _fetched(data_dir: Path) -> Data:
     import keras
 
     try:
-        with _patience(PATIENCE):
+        with _patience(PATIENCE), redirect_stdout(sys.stderr):  # Keras tells of its download
             (x_train, y_train), (x_test, y_test) = keras.datasets.cifar10.load_data()
     except Exception as error:  # noqa: BLE001 (Keras raises bare Exception where it cannot download)
         said = " ".join(str(error).split())[:200]

@@ -25,7 +25,7 @@ from roundtable import experiment as experiments
 from roundtable.codec import content_hash
 from roundtable.tasks import find
 
-pytestmark = pytest.mark.timeout(300)  # each starts TensorFlow more than once
+pytestmark = pytest.mark.timeout(600)  # each starts TensorFlow more than once
 
 SMALL = """
 name = "small"
@@ -40,6 +40,7 @@ count = 30
 [keep]
 updates = "last:2"
 """
+PATIENCE = 240.0  # seconds that anything may take: workers importing TensorFlow on a busy machine
 LAB = [sys.executable, "-c", "from lab.cli import main; main()"]
 ENVIRONMENT = os.environ | {"LOST_AFTER": "3", "COLUMNS": "100"}
 
@@ -59,12 +60,12 @@ class Running:
                 self.lines.append(line.rstrip("\n"))
                 self.news.notify_all()
 
-    def wait_for(self, words: str, seconds: float = 60.0) -> None:
+    def wait_for(self, words: str, seconds: float = PATIENCE) -> None:
         with self.news:
             seen = self.news.wait_for(lambda: any(words in line for line in self.lines), seconds)
         assert seen, f"no {words!r} within {seconds} s in {self.lines}"
 
-    def end(self, seconds: float = 60.0) -> str:
+    def end(self, seconds: float = PATIENCE) -> str:
         """Wait for its end; all it has written, stderr included."""
         self.process.wait(seconds)
         self.reader.join(10)
@@ -90,7 +91,9 @@ def begin(*arguments: str | Path) -> Running:
 
 def lab(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [*LAB, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=100, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, env=ENVIRONMENT, timeout=PATIENCE, check=False
+    )
 
 
 def children_of(runs: Path) -> list[psutil.Process]:
@@ -143,8 +146,8 @@ def test_a_run_leaves_a_complete_folder_and_no_process(finished: Finished) -> No
     assert result.final.rounds == 30
     assert result.final.accuracy is not None
     assert result.final.accuracy > 0.8
-    assert result.startup.first_order is not None
-    assert 0 < result.startup.first_order < 60
+    startup = [result.startup.aggregator, result.startup.first_worker, result.startup.first_order]
+    assert None not in startup and 0 < startup[0] < startup[1] <= startup[2] < PATIENCE
     assert {worker.node for worker in result.workers} == {"worker-1", "worker-2"}
     assert all(set(record.participants) == {0, 1, 2, 3} for record in result.rounds)
     assert result.environment.packages["tensorflow"]
@@ -187,17 +190,17 @@ def test_export_gives_the_weights_of_the_final_hash(finished: Finished, tmp_path
 
 def test_the_exported_keras_model_has_the_run_s_accuracy(finished: Finished, tmp_path: Path) -> None:
     target = tmp_path / "model.keras"
-    done = lab("export", "latest", target, "--runs-dir", finished.runs)
-    assert done.returncode == 0, done.stderr
-    script = (
-        "import sys, keras, numpy as np; from pathlib import Path; from roundtable.tasks import find;"
+    script = (  # one process does both: TensorFlow takes seconds to import
+        "import sys; from lab.commands import run_app;"
+        "assert run_app(['export', 'latest', *sys.argv[1:]]) == 0;"
+        "import keras, numpy as np; from pathlib import Path; from roundtable.tasks import find;"
         "data = find('digits', {}, Path('tasks')).task.load(Path('datasets'));"
         "model = keras.models.load_model(sys.argv[1]);"
         "print(float(np.mean(model.predict(data.x_test, verbose=0).argmax(-1) == data.y_test)))"
     )
-    told = subprocess.run(
-        [sys.executable, "-c", script, str(target)], capture_output=True, text=True, check=True, timeout=100
-    )
+    command = [sys.executable, "-c", script, str(target), "--runs-dir", str(finished.runs)]
+    told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert told.returncode == 0, told.stderr
     accuracy = results.read(finished.folder).final.accuracy
     assert float(told.stdout.split()[-1]) == pytest.approx(accuracy, abs=1e-6)
 
@@ -216,7 +219,7 @@ def test_ctrl_c_leaves_nothing_even_of_frozen_workers_and_resume_ends_with_the_s
     running = begin("run", finished.experiment, "--workers", "2", "--runs-dir", runs)
     running.wait_for("TensorFlow is being imported")
     workers = [one(runs, "worker-1"), one(runs, "worker-2")]
-    running.wait_for("4 in", 90)  # the first round's line
+    running.wait_for("4 in")  # the first round's line
     for worker in workers:
         worker.suspend()  # SIGTERM will not reach it
 
@@ -231,7 +234,7 @@ def test_ctrl_c_leaves_nothing_even_of_frozen_workers_and_resume_ends_with_the_s
     assert time.monotonic() - before < 3
     assert children_of(runs) == []
     assert running.process.returncode == 130
-    assert "Traceback" not in said
+    assert "Traceback" not in said and "stopping" not in said
 
     listed = json.loads(lab("runs", "--runs-dir", runs, "--json").stdout)
     assert f"lab resume {listed[0]['id']}" in said
@@ -273,9 +276,9 @@ def test_a_worker_that_dies_is_shown_and_the_run_goes_on(finished: Finished, tmp
     running = begin("run", finished.experiment, "--workers", "2", "--runs-dir", runs)
     running.wait_for("TensorFlow is being imported")
     worker = one(runs, "worker-2")
-    running.wait_for("4 in", 90)
+    running.wait_for("4 in")
     worker.kill()
-    said = running.end(90)
+    said = running.end()
     assert running.process.returncode == 0, said
     assert "! worker-2 was killed by signal 9" in said
     assert results.read(runs / "latest").final.weights_hash == finished.weights_hash

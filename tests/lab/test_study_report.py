@@ -278,6 +278,23 @@ def test_an_interval_is_told_and_drawn_as_far_as_its_values_can_lie(tmp_path: Pa
     assert heights.min() >= 0 and heights.max() == 100
 
 
+@pytest.mark.parametrize("clock", ["real", "virtual"])
+def test_a_time_says_which_clock_it_is_of_in_words_and_in_figures(tmp_path: Path, clock: str) -> None:
+    path = tiny(tmp_path)
+    body = path.read_text().replace('"accuracy", "rounds_to_target"', '"seconds", "round_seconds"')
+    path.write_text(f'{body}\n[experiment.machines]\nclock = "{clock}"\nsamples_per_second = 1000\n')
+    part = section(path)
+    found = records(part, lambda _cell, seed: 0.7 + seed / 100)
+    own = summary(part, found)
+    drawn = plots.effect(own, own.factors[0])
+    assert drawn is not None and f"time ({clock} clock), s" in drawn.inline
+    for told in (" ".join(words.of_section(own)), drawn.text):
+        assert f"ime ({clock} clock)" in told and "ime of a round (real clock)" in told
+    by_time = Section(key=part.key, study=part.study.model_copy(update={"axis": "seconds"}))
+    learned = plots.learning(summary(by_time, found))
+    assert learned is not None and f"over time, s ({clock} clock)" in learned.text
+
+
 def test_nothing_is_shown_as_less_than_zero_by_rounding_alone() -> None:
     study = Study(name="x", experiment={"task": "digits"})
     assert named("seconds", study).shown(-0.01) == "0.0 s"

@@ -26,7 +26,7 @@ from lab.machine import Environment as Machine
 from lab.options import TASKS
 from lab.study import gaps, grids, pictures, plots, words
 from lab.study.files import Section, Study
-from lab.study.measures import target_of, target_words, virtual_seconds
+from lab.study.measures import target_of, target_words
 from lab.study.plots import Plot
 from lab.study.records import NO_ROOM, CellRecord, Store
 from lab.study.summary import Summary, ranked, summary
@@ -155,7 +155,7 @@ def _part(found: Summary, command: str, out: Path, tasks: Path) -> Part:
         words=words.of_section(found),
         plots=[plot for plot in drawn if plot is not None],
         tables=tables,
-        clock=_clock(found),
+        clock=found.clock,
         commands=[
             (row.cell.id, command.format(cell=f"{found.section.key}/{row.cell.id}", seed=first[row.cell.id]))
             for row in rows
@@ -167,19 +167,6 @@ def _part(found: Summary, command: str, out: Path, tasks: Path) -> Part:
             if repeat.grafana
         ],
     )
-
-
-def _clock(found: Summary) -> str:
-    """Which of the two clocks the times are of."""
-    virtual = [
-        virtual_seconds(record) is not None
-        for row in found.rows
-        for repeat in row.finished
-        for record in repeat.rounds[:1]
-    ]
-    if not any(virtual):
-        return "real clock"
-    return "virtual clock" if all(virtual) else "clock that each cell names"
 
 
 # --- all of it ----------------------------------------------------------------------------------------------

@@ -56,16 +56,17 @@ def learning(summary: Summary) -> Plot | None:
         figure = Figure(figsize=(7.4, 0.5 + 3.1 * lines), layout="constrained")
         grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
         axis = _axis(summary)
+        over = f"{_AXES[axis]} ({summary.clock})" if axis == "seconds" else _AXES[axis]
         for index, (title, rows) in enumerate(panels):
             axes = grid[index // columns][index % columns]
             _curves(axes, summary, rows, metric, target, axis)
             axes.set_title(title, fontsize=10)
-            axes.set_xlabel(_AXES[axis])
+            axes.set_xlabel(over)
             if index % columns == 0:
                 axes.set_ylabel("test accuracy, %" if metric == "accuracy" else metric_words(metric))
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
-        text = f"Learning curves of {summary.section.key}: {metric_words(metric)} over {_AXES[axis]}"
+        text = f"Learning curves of {summary.section.key}: {metric_words(metric)} over {over}"
         return plotted(figure, f"{summary.section.key}-learning", text, "Lines: means; bands: 95 % intervals")
 
 

@@ -6,7 +6,7 @@ Made of the records alone. A cell that was planned and has no record, and a repe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from lab.study.cells import Cell, cells
@@ -100,12 +100,18 @@ class Summary:
         return target_of(self.study) is not None or any(measure.better > 0 for measure in self.outcomes)
 
     @property
+    def clock(self) -> str:
+        """Which of the two clocks its times are of."""
+        clocks = {row.cell.experiment.machines.clock for row in self.rows}
+        return f"{clocks.pop()} clock" if len(clocks) == 1 else "clock that each cell names"
+
+    @property
     def records(self) -> list[CellRecord]:
         return [row.record for row in (*self.rows, *self.baselines) if row.record is not None]
 
     @cached_property
     def outcomes(self) -> tuple[Measure, ...]:
-        return tuple(named(name, self.study) for name in self.study.outcomes)
+        return tuple(self._told(named(name, self.study)) for name in self.study.outcomes)
 
     @cached_property
     def columns(self) -> tuple[Measure, ...]:
@@ -132,6 +138,12 @@ class Summary:
             if measure.better > 0 and any(row.of(measure).n for row in self.baselines):
                 return measure
         return None
+
+    def _told(self, measure: Measure) -> Measure:
+        """A time says in its name which clock it is of: it may stand beside one of the other."""
+        if measure.name == "round_seconds":
+            return replace(measure, label=f"{measure.label} (real clock)")
+        return replace(measure, label=f"{measure.label} ({self.clock})") if measure.clocked else measure
 
     def baseline_of(self, row: Row) -> Row | None:
         return next((found for found in self.baselines if row.cell.id in found.cell.beside), None)

@@ -115,7 +115,7 @@ def test_telegraf_has_no_complaint(stack: Stack, run: dict[str, Any]) -> None:
     assert not [line for line in stack.last_words("telegraf") if re.search(r" [WE]! ", line)]
 
 
-def test_monitorings_containers_stay_within_what_they_may_use(
+def test_monitorings_containers_are_healthy_and_stay_within_what_they_may_use(
     stack: Stack, run: dict[str, Any], images: monitoring_images.Images
 ) -> None:
     assert run["state"] == "finished"
@@ -124,6 +124,13 @@ def test_monitorings_containers_stay_within_what_they_may_use(
         found = stack.inspect(container)
         assert 0 < found["HostConfig"]["Memory"] <= 2**30, service
         assert not found["State"]["OOMKilled"] and found["RestartCount"] == 0, service
+        if "Health" in found["State"]:
+
+            def healthy(container: str = container) -> bool:
+                status: str = stack.inspect(container)["State"]["Health"]["Status"]
+                return status == "healthy"
+
+            assert stack.until(healthy, 120), service
 
 
 def test_without_telegraf_a_run_goes_on_and_its_points_arrive_later(

@@ -136,6 +136,8 @@ certs: $(SETUP) ## TLS for the lab: its own certificate authority and certificat
 TARGET ?= pi
 .PHONY: image-arm64
 image-arm64: docker ## A board's worker image, TARGET=pi, jetson-orin, jetson-xavier or jetson-nano → worker-arm64.tar (docs/devices.md)
+	@case "$(TARGET)" in pi | jetson-orin | jetson-xavier | jetson-nano) ;; \
+	  *) echo "make: TARGET=$(TARGET): is pi, jetson-orin, jetson-xavier or jetson-nano" >&2; exit 1 ;; esac
 	docker buildx bake --file docker-bake.hcl --load $(TARGET)
 	docker save --output worker-arm64.tar roundtable-worker:node
 	@echo "make: on the board: docker load -i worker-arm64.tar"

@@ -79,3 +79,11 @@ def test_what_is_built_for_boards_is_what_the_makefile_saves_and_a_node_starts()
     assert set(TARGETS.values()) <= set(re.findall(r'^target "([\w-]+)"', BAKE, re.M))
     offered = re.search(r"image-arm64: .*TARGET=([\w-]+), ([\w-]+), ([\w-]+) or ([\w-]+)", MAKEFILE)
     assert offered and set(offered.groups()) == {"pi", "jetson-orin", "jetson-xavier", "jetson-nano"}
+
+
+def test_a_target_that_is_no_boards_is_one_line() -> None:
+    command = ["make", "--no-print-directory", "image-arm64", "TARGET=worker"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.stderr.startswith("make: docker"):
+        pytest.skip(done.stderr.splitlines()[0])
+    assert done.returncode and "make: TARGET=worker: is pi, jetson-orin" in done.stderr

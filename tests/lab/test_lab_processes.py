@@ -388,3 +388,9 @@ def test_pinned_data_without_nodes_is_one_line(tmp_path: Path, capsys: pytest.Ca
     ):
         assert run_app(["run", str(file), "--json", "--runs-dir", str(tmp_path / "runs"), *options]) == 2
         assert words in capsys.readouterr().err
+    plain = tmp_path / "plain.toml"
+    plain.write_text('name = "p"\ntask = "digits"\n[clients]\ncount = 1\n')
+    options = ["--nodes-dir", str(tmp_path / "nodes"), "--runs-dir", str(tmp_path / "runs")]
+    assert run_app(["run", str(plain), "--json", *options]) == 2
+    assert "partition.kind = iid: --nodes-dir is for pinned data" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()

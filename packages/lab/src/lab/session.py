@@ -162,6 +162,11 @@ class Session:
             raise InvalidSetting(
                 "partition.kind = pinned: the nodes bring the data: give --nodes-dir, one folder a node"
             )
+        if not pinned and self.nodes[0].data is not None:
+            raise InvalidSetting(
+                f"partition.kind = {experiment.partition.kind}: --nodes-dir is for pinned data: "
+                'leave it out, or set kind = "pinned"'
+            )
         if pinned and len(self.nodes) != experiment.clients.count:
             raise InvalidSetting(
                 f"clients.count = {experiment.clients.count}, but --nodes-dir has {len(self.nodes)} nodes: "

@@ -110,7 +110,7 @@ def test_it_ends_when_standard_input_does(tmp_path):
 
 
 def refusal(child):
-    output, errors = child.communicate(timeout=10)
+    output, errors = child.communicate(timeout=60)
     assert child.returncode == 2 and output == ""
     (line,) = errors.strip().splitlines()
     return line

@@ -173,7 +173,7 @@ def test_a_node_name_taken_twice(server: tuple[Hosts, Process, str]) -> None:
     data = PinnedData(examples=3, labels={"1": 3})
     link(hosts, url).join(introduction(node="pi-7", host="one", pinned=data))
     with pytest.raises(
-        NotPossible, match=r"node name pi-7 is taken by worker w\d+ on one, heard 0 s ago: give"
+        NotPossible, match=r"node name pi-7 is taken by worker w\d+ on one, heard \d+ s ago: give"
     ):
         link(hosts, url).join(introduction(node="pi-7", host="two", pinned=data))
     assert "node name pi-7 is taken" in aggregator.field("join refused", "pi-7")
@@ -235,10 +235,15 @@ def test_refusals_are_told_once_a_minute_however_often_somebody_tries(
     server: tuple[Hosts, Process, str],
 ) -> None:
     hosts, aggregator, url = server
+
+    def told() -> int:
+        return sum("join refused" in line and "join token" in line for line in aggregator.lines)
+
+    before = told()  # by the tests before, this minute or earlier
     for _ in range(5):
         with pytest.raises(Unauthorized):
             Link(url, lambda: "a-token-of-somebody-else").join(introduction())
-    assert sum("join refused" in line and "join token" in line for line in aggregator.lines) == 1
+    assert told() and told() - before <= 1
     assert hosts.processes[0].child.poll() is None
 
 

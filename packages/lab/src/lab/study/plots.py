@@ -282,7 +282,8 @@ def _levels(axes: Any, summary: Summary, factor: Factor, measure: Measure) -> in
         axes.set_xlim(-0.5, len(names) - 0.5)
         axes.grid(axis="x", visible=False)
     axes.set_xlabel(factor.label or factor.name)
-    axes.set_ylabel(f"{measure.label}{', ' + measure.unit if measure.unit else ''}")
+    told = f"{measure.label}{', ' + measure.unit if measure.unit else ''}"
+    axes.set_ylabel(told.replace(" (", "\n(") if len(told) > 24 else told)  # a panel is not higher
     if measure.better < 0:
         axes.set_ylim(bottom=0)
     return len(series)
@@ -330,6 +331,7 @@ def _series_of(
         elinewidth=1.4,
         capsize=4,
         label=label,
+        clip_on=False,  # or half of what is at 0 would be missing
     )
     for place, value in there:
         axes.plot(

@@ -68,41 +68,17 @@ def machines() -> Json:
                         ),
                         (90, RED),
                     ),
-                    mirrored(
-                        curve(
-                            "Disk I/O",
-                            [
-                                of_host(
-                                    "diskio",
-                                    f'non_negative_derivative(mean("{field}"), 1s)',
-                                    f"$tag_host $tag_name {way}",
-                                    by=("host", "name"),
-                                )
-                                for field, way in (("read_bytes", "read"), ("write_bytes", "write"))
-                            ],
-                            unit="Bps",
-                            why="Bytes a second of each disk and its parts: read upwards, written downwards.",
-                            empty=NO_HOST,
-                        ),
-                        "/ write$/",
+                    _both_ways(
+                        "Disk I/O",
+                        ("diskio", "name"),
+                        (("read_bytes", "read"), ("write_bytes", "write")),
+                        why="Bytes a second of each disk and its parts: read upwards, written downwards.",
                     ),
-                    mirrored(
-                        curve(
-                            "Network",
-                            [
-                                of_host(
-                                    "net",
-                                    f'non_negative_derivative(mean("{field}"), 1s)',
-                                    f"$tag_host $tag_interface {way}",
-                                    by=("host", "interface"),
-                                )
-                                for field, way in (("bytes_recv", "in"), ("bytes_sent", "out"))
-                            ],
-                            unit="Bps",
-                            why="Bytes a second of each interface: received upwards, sent downwards.",
-                            empty=NO_HOST,
-                        ),
-                        "/ out$/",
+                    _both_ways(
+                        "Network",
+                        ("net", "interface"),
+                        (("bytes_recv", "in"), ("bytes_sent", "out")),
+                        why="Bytes a second of each interface: received upwards, sent downwards.",
                     ),
                 ],
             ),
@@ -208,3 +184,19 @@ def machines() -> Json:
             ),
         ),
     )
+
+
+def _both_ways(title: str, of: tuple[str, str], fields: tuple[tuple[str, str], ...], *, why: str) -> Json:
+    """Two counters of bytes of each device, the second drawn downwards. `of`: measurement and the device's tag;
+    `fields`: each counter and its word."""
+    measurement, tag = of
+    rates = [
+        of_host(
+            measurement,
+            f'non_negative_derivative(mean("{field}"), 1s)',
+            f"$tag_host $tag_{tag} {way}",
+            by=("host", tag),
+        )
+        for field, way in fields
+    ]
+    return mirrored(curve(title, rates, unit="Bps", why=why, empty=NO_HOST), f"/ {fields[1][1]}$/")

@@ -67,6 +67,28 @@ async def test_a_body_is_not_looked_at_before_the_admin_token(open_lab, path):
             told(await lab.http.post(path, content=content, headers=lab.admin), 422, reply_kind(path))
 
 
+@pytest.mark.parametrize("path", ["/v1/poll", "/v1/orders/r.1.1.train.c0.1/result"])
+async def test_a_body_is_not_looked_at_before_the_session_token(open_lab, path):
+    async with open_lab() as lab:
+        worker = await lab.joined()
+        for content in (b"{no", b'{"holding": 3}', b"\xff"):
+            reply = await lab.http.post(path, content=content)
+            told(reply, 401, "urn:roundtable:unauthorized")
+            reply = await lab.http.post(path, content=content, headers=worker.headers)
+            told(reply, 422, "urn:roundtable:invalid-input")
+
+
+async def test_a_stranger_s_body_is_not_even_read(open_lab):
+    async with open_lab() as lab:
+
+        async def pieces():
+            pytest.fail("the body was read")
+            yield b""
+
+        for path in ("/v1/poll", "/v1/orders/r.1.1.train.c0.1/result"):
+            told(await lab.http.post(path, content=pieces()), 401, "urn:roundtable:unauthorized")
+
+
 def reply_kind(path):
     return f"urn:roundtable:invalid-{'input' if path == '/v1/runs' else 'experiment'}"
 
@@ -167,3 +189,6 @@ async def test_the_api_describes_itself_with_its_tokens(open_lab):
             "read token",
         }
         assert schema["paths"]["/v1/orders/{order}/update"]["put"]["requestBody"]["required"]
+        for path, message in (("/v1/poll", "Poll"), ("/v1/orders/{order}/result", "OrderResult")):
+            told_to_send = schema["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+            assert told_to_send["schema"] == {"$ref": f"#/components/schemas/{message}"}

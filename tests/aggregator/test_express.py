@@ -23,6 +23,7 @@ ORDER = "/v1/orders/r.1.1.train.c0.1/update"
     [
         ("POST", "/v1/poll", {"json": {"holding": []}}),
         ("POST", "/v1/poll", {"json": {"holding": []}, "headers": NOBODY}),
+        ("POST", "/v1/poll", {"content": b"{no", "headers": NOBODY}),
         ("POST", "/v1/poll", {"content": b"", "headers": {}}),
         ("POST", "/v1/poll", {"json": {"holding": 5}}),
         ("POST", "/v1/poll", {"json": {"unheard": "of"}}),

@@ -30,6 +30,7 @@ def create_app(service: Service) -> FastAPI:
     problems.install(app)
     for module in (workers, orders, runs, telemetry, page):
         app.include_router(module.router)
+    app.include_router(workers.session)
     app.include_router(runs.admin)
 
     @app.get("/healthz", tags=["health"])

@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from aggregator.problems import JSON_LIMIT, response_of
 from aggregator.routes import orders, workers
+from aggregator.routes.access import worker_of
 
 _POLL: Final = "/v1/poll"
 _WEIGHTS: Final = "/v1/weights/"
@@ -65,6 +66,7 @@ def _endpoint(request: Request) -> Awaitable[Response] | None:
 
 
 async def _poll(request: Request) -> Response:
+    worker_of(request)  # before anything of the body is looked at
     try:
         body = Poll.model_validate_json(await request.body())
     except ValidationError as error:

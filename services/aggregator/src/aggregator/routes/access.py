@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from ipaddress import ip_address
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -73,20 +73,6 @@ async def check_origin(request: Request) -> None:
         raise HTTPException(403, f"Origin {origin:.100}: requests from other sites' pages are refused")
 
 
-class AdminRoute(APIRoute):
-    """An endpoint of the admin's: whose request it is is looked at before anything of its body."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-
-        async def checked(request: Request) -> Response:
-            await check_origin(request)
-            service_of(request).tokens.check_admin(authorization(request))
-            return await handle(request)
-
-        return checked
-
-
 def peer(request: Request) -> str:
     return request.client.host if request.client else "unknown"
 
@@ -99,3 +85,30 @@ def worker_of(request: Request) -> WorkerId:
 def json_of(message: Message, status: int = 200) -> Response:
     """Without the second validation that a response model costs."""
     return Response(message.model_dump_json(), status, media_type="application/json")
+
+
+async def check_admin(request: Request) -> None:
+    """Raises Unauthorized; refuses what other sites' pages send."""
+    await check_origin(request)
+    service_of(request).tokens.check_admin(authorization(request))
+
+
+async def check_worker(request: Request) -> None:
+    """Raises Unauthorized."""
+    worker_of(request)
+
+
+def after(check: Callable[[Request], Awaitable[None]]) -> type[APIRoute]:
+    """Endpoints where whose request it is is looked at before anything of its body."""
+
+    class Checked(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
+
+            async def checked(request: Request) -> Response:
+                await check(request)
+                return await handle(request)
+
+            return checked
+
+    return Checked

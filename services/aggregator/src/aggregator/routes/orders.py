@@ -12,9 +12,9 @@ from starlette.responses import Response
 
 from aggregator.bodies import INLINE, ContentFile, ReplyAndContent, immutable, unchanged
 from aggregator.files import Sent
-from aggregator.routes.access import SESSION, json_of, service_of, worker_of
+from aggregator.routes.access import SESSION, after, check_worker, json_of, service_of, worker_of
 
-router = APIRouter(tags=["orders"])
+router = APIRouter(tags=["orders"], route_class=after(check_worker))
 _ARRAYS: dict[str, Any] = {
     "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 }
@@ -27,7 +27,6 @@ _FILE: dict[int | str, dict[str, Any]] = {
 @router.get("/v1/runs/{run}/plan", response_model=Plan, openapi_extra=SESSION)
 async def plan(request: Request, run: RunId) -> Response:
     """What all orders of a run have in common."""
-    worker_of(request)
     return json_of(await service_of(request).runs.plan(run))
 
 

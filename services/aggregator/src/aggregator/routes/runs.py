@@ -20,7 +20,8 @@ from aggregator.page import REPORT_HEADERS
 from aggregator.routes.access import (
     ADMIN,
     READ,
-    AdminRoute,
+    after,
+    check_admin,
     check_reader,
     json_of,
     service_of,
@@ -28,7 +29,7 @@ from aggregator.routes.access import (
 from aggregator.tensors import map_file
 
 router = APIRouter(tags=["runs"])
-admin = APIRouter(tags=["runs"], route_class=AdminRoute)
+admin = APIRouter(tags=["runs"], route_class=after(check_admin))
 _VIEWS = TypeAdapter(list[RunView])
 
 

@@ -15,8 +15,10 @@ from aggregator.routes.access import (
     JOIN,
     READ,
     SESSION,
+    after,
     authorization,
     check_reader,
+    check_worker,
     json_of,
     peer,
     service_of,
@@ -25,6 +27,7 @@ from aggregator.routes.access import (
 from aggregator.workers import check_version
 
 router = APIRouter(tags=["workers"])
+session = APIRouter(tags=["workers"], route_class=after(check_worker))
 _VIEWS = TypeAdapter(tuple[WorkerView, ...])
 
 
@@ -73,7 +76,7 @@ async def _introduction(request: Request) -> Join:
         raise RequestValidationError(error.errors(include_url=False)) from None
 
 
-@router.post("/v1/poll", response_model=PollReply, openapi_extra=SESSION)
+@session.post("/v1/poll", response_model=PollReply, openapi_extra=SESSION)
 async def poll(request: Request, body: Poll) -> Response:
     """Say what is held, be told the difference; waits up to `poll_seconds` for one. The heartbeat."""
 
@@ -84,7 +87,7 @@ async def poll(request: Request, body: Poll) -> Response:
     return json_of(await service_of(request).reception.poll(worker_of(request), body, gone))
 
 
-@router.post("/v1/leave", status_code=204, openapi_extra=SESSION)
+@session.post("/v1/leave", status_code=204, openapi_extra=SESSION)
 async def leave(request: Request) -> Response:
     """Go in good order: what this worker holds goes to others at once."""
     await service_of(request).reception.leave(worker_of(request))

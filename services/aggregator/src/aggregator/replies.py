@@ -121,7 +121,8 @@ class Replies:
             if held is None:  # withdrawn: as from a worker that was left out of the run for its first refusal
                 return
             detail = result.detail or "no reason given"
-            note("order " + result.status, worker=worker, order=order, detail=detail)
+            node = conductor.run.machine.node_of(worker)
+            note("order " + result.status, worker=worker, node=node, order=order, detail=detail)
             failed = OrderFailed(key, attempt, worker, result.status == "refused", detail, now)
             await self._turns.submit(lambda: conductor.handle(failed))
             return

@@ -156,6 +156,11 @@ class Rounds:
         """Node name → client; empty in a portable run, and until every node has been there once."""
         return dict(self._facts.staff.nodes)
 
+    def node_of(self, worker: WorkerId) -> str | None:
+        """Its node's name, while it is there."""
+        known = self._facts.staff.present.get(worker)
+        return None if known is None else known.node
+
 
 def _transitions() -> dict[tuple[Phase, type], Callable[[Facts, Any], None]]:
     """What is legal, and what it does: {(phase, event): handler}. A missing entry is the error."""

@@ -83,21 +83,27 @@ def test_what_is_not_taken_now_is_kept_and_sent_when_it_is(sink, status, monkeyp
 
 def test_it_is_said_once_that_nobody_takes_points_and_once_that_somebody_does_again(sink, monkeypatch):
     monkeypatch.setattr(telemetry, "INTERVAL", 0.02)
-    monkeypatch.setattr(telemetry, "QUIET", 0.05)
-    said, enough = [], threading.Event()
+    said, enough, now = [], threading.Event(), [100.0]
 
     def say(event, **fields):
-        said.append((event, fields))
+        said.append((event, now[0], fields))
         (enough.set if event == "points are taken again" else lambda: None)()
 
-    answers = iter([503] * 5)
-    sink.behave = lambda: next(answers, 204)
-    with Telemetry(sink.url, say=say) as sender:
+    def answer():
+        now[0] += 20
+        return next(answers, 204)
+
+    answers = iter([503] * 4)
+    sink.behave = answer
+    with Telemetry(sink.url, say=say, monotonic=lambda: now[0]) as sender:
         sender.put(Point("m", {}, {"x": 1}, 1))
         assert enough.wait(60)
-    assert [event for event, _ in said] == ["points are not taken", "points are taken again"]
-    assert said[0][1]["by"] == sink.url and said[0][1]["reason"].startswith("503")
-    assert said[1][1]["dropped"] == 0
+    assert [(event, at) for event, at, _ in said] == [
+        ("points are not taken", 180.0),  # a minute after the first try, which was at 120
+        ("points are taken again", 200.0),
+    ]
+    assert said[0][2]["by"] == sink.url and said[0][2]["reason"].startswith("503")
+    assert said[1][2]["dropped"] == 0
 
 
 def test_a_start_before_telegrafs_is_not_worth_a_word(sink, monkeypatch):

@@ -93,7 +93,8 @@ class Telemetry:
     capacity: int = CAPACITY
     dropped: int = 0
     say: Callable[..., None] = _nobody  # the log: what happened, and fields
-    _failing: Seconds | None = None  # since when, by the monotonic clock
+    monotonic: Callable[[], Seconds] = time.monotonic
+    _failing: Seconds | None = None  # since when, by `monotonic`
     _said: bool = False
     _waiting: deque[str] = field(default_factory=deque)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -142,7 +143,7 @@ class Telemetry:
         self._send_waiting()
 
     def _tell(self, reason: str) -> None:
-        now = time.monotonic()
+        now = self.monotonic()
         if not reason:
             if self._said:
                 self.say("points are taken again", by=self.url, dropped=self.dropped)

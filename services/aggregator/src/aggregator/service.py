@@ -46,7 +46,11 @@ class Service:
             settings.session_secret,
             None if settings.loopback_only else settings.read_token,
         )
-        self.telemetry = Telemetry(settings.telemetry_url, say=note) if settings.telemetry_url else None
+        self.telemetry = (
+            Telemetry(settings.telemetry_url, say=note, monotonic=self.clock.monotonic)
+            if settings.telemetry_url
+            else None
+        )
         self.points = Points(self.clock, self.telemetry, source(secrets.token_hex(4)))
         self.relay = Relay(self.clock, Telemetry(settings.telemetry_url) if settings.telemetry_url else None)
         self.turns = Turns()

@@ -201,6 +201,20 @@ def test_at_most_two_updates_are_in_memory_while_none_can_be_sent(
     aggregator.wait_for_replies("o1", "o2", "o3")
 
 
+def test_an_update_that_cannot_be_sent_at_once_keeps_nobody_from_the_next_orders(
+    start: Start, aggregator: Aggregator
+) -> None:
+    aggregator.meddle = lambda method, _path: problem(507, "storage-full") if method == "PUT" else None
+    lab = start()
+    digest = aggregator.publish(1.0)
+    aggregator.give(order(1, weights=digest))  # the only one: the work thread tries to send it
+    aggregator.wait_for(lambda: any("PUT" in request for request in aggregator.requests), "the update")
+    aggregator.give(order(2, weights=digest))
+    aggregator.wait_for(lambda: lab.trainer.begun == ["train 1", "train 2"], "the second training")
+    aggregator.meddle = lambda _method, _path: None
+    aggregator.wait_for_replies("o1", "o2")
+
+
 # --- giving and cancelling
 
 

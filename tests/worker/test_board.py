@@ -58,6 +58,21 @@ def test_an_order_is_held_until_its_reply_is_taken() -> None:
     assert board.holding() == ()
 
 
+def test_a_reply_is_sent_at_once_where_there_is_no_other_order() -> None:
+    board = Board()
+    board.reconcile([order(1)], [])
+    held = board.take()
+    assert held is not None
+    parcel = reply(held)
+    assert board.send_at_once(parcel)
+    assert board.doing() == "sending" and board.holding() == ("o1",)
+    board.hand_over(parcel)  # in vain: the send thread is to go on
+    assert board.next_parcel() is parcel
+    board.reconcile([order(2)], [])
+    held = board.take()
+    assert held is not None and not board.send_at_once(reply(held))
+
+
 def test_an_update_that_waits_to_be_sent_can_be_cancelled() -> None:
     board = Board()
     board.reconcile([order(1), order(2)], [])
@@ -128,6 +143,7 @@ class Life(RuleBasedStateMachine):
         self.wanted: set[str] = set()  # what the aggregator wants this worker to hold
         self.running: Held | None = None
         self.sending: Parcel | None = None
+        self.at_once: Parcel | None = None
         self.queued: set[str] = set()
         self.waiting = 0  # parcels handed over and not yet taken
 
@@ -145,7 +161,7 @@ class Life(RuleBasedStateMachine):
         self.wanted.discard(f"o{10 * number + train}")
         self.queued.discard(f"o{10 * number + train}")
 
-    @precondition(lambda self: self.running is None and self.board._next() is not None)
+    @precondition(lambda self: not (self.running or self.at_once) and self.board._next() is not None)
     @rule()
     def take(self) -> None:
         self.running = self.board.take()
@@ -163,6 +179,27 @@ class Life(RuleBasedStateMachine):
         else:
             self.board.hand_over(reply(self.running))
         self.running = None
+
+    @precondition(lambda self: self.running is not None)
+    @rule()
+    def finish_and_send_at_once(self) -> None:
+        assert self.running is not None
+        parcel = reply(self.running)
+        if self.board.send_at_once(parcel):
+            assert self.sending is None and set(self.board.holding()) == {self.running.order.id}
+            self.at_once, self.running = parcel, None
+
+    @precondition(lambda self: self.at_once is not None)
+    @rule(taken=st.booleans())
+    def sent_at_once(self, taken: bool) -> None:
+        assert self.at_once is not None
+        if taken:
+            self.board.drop(self.at_once.held)
+            if not self.at_once.held.cancelled:
+                self.wanted.discard(self.at_once.held.order.id)
+        else:
+            self.board.hand_over(self.at_once)
+        self.at_once = None
 
     @precondition(lambda self: self.sending is None and self.board._outbox)
     @rule()
@@ -186,7 +223,8 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def has_room(self) -> None:
         updates = [parcel for parcel in self.board._outbox if isinstance(parcel.content, Encoded)]
-        sending = self.sending is not None and isinstance(self.sending.content, Encoded)
+        sent = [parcel for parcel in (self.sending, self.at_once) if parcel is not None]
+        sending = sum(isinstance(parcel.content, Encoded) for parcel in sent)
         assert len(updates) + sending <= UPDATES_IN_MEMORY
 
 

@@ -2,8 +2,10 @@
 
     poll    joins, then polls for ever: the heartbeat, and where orders come from. It alone notices that the
             aggregator is gone or back, and joins again, as the same instance, when its session is not known.
-    work    carries out orders one after the other: train orders before evaluations.
-    send    sends each reply until it is taken or refused, while the next order is already being worked on.
+    work    carries out orders one after the other: train orders before evaluations. Where there is no other,
+            it sends the reply itself: a change of threads costs as much as a tenth of a small model's round.
+    send    sends each other reply until it is taken or refused, while the next order is already being worked
+            on, and what the work thread could not get through at once.
 
 Nothing here imports TensorFlow: the trainer comes from a factory, so that the same agent serves tests
 and benchmarks.
@@ -191,21 +193,36 @@ class Agent:
             content = self._work.carry_out(held)
             if content is None:
                 self.board.drop(held)
-            else:
-                self.board.hand_over(Parcel(held, content))
+            elif not self._sent_at_once(parcel := Parcel(held, content)):
+                self.board.hand_over(parcel)
+
+    def _sent_at_once(self, parcel: Parcel) -> bool:
+        content = parcel.content
+        if isinstance(content, Encoded) and content.nbytes > INLINE:
+            return False  # it may take long on a slow link, and other orders may come meanwhile
+        if not self.board.send_at_once(parcel):
+            return False
+        try:
+            self._hand_in(parcel, patient=False)
+        except (*PASSING, Unauthorized):
+            return False
+        return True
 
     # --- the send thread
 
     def _send(self) -> None:
         while (parcel := self.board.next_parcel()) is not None:
-            begun = self._clock()
-            waited = self._deliver(parcel, self._link)
-            self._link.traffic.count(sending=self._clock() - begun - waited)
-            self.board.drop(parcel.held)
+            self._hand_in(parcel)
 
-    def _deliver(self, parcel: Parcel, link: Link) -> Seconds:
+    def _hand_in(self, parcel: Parcel, patient: bool = True) -> None:
+        begun = self._clock()
+        waited = self._deliver(parcel, self._link, patient)
+        self._link.traffic.count(sending=self._clock() - begun - waited)
+        self.board.drop(parcel.held)
+
+    def _deliver(self, parcel: Parcel, link: Link, patient: bool = True) -> Seconds:
         """Send it over `link` until it is taken, refused or no longer wanted; how long the reply waited for
-        more orders."""
+        more orders. Unless `patient`, raises what may pass."""
         backoff, order, content, said = self._patience(), parcel.held.order, parcel.content, False
         while True:
             try:
@@ -217,6 +234,8 @@ class Agent:
                 *PASSING,
                 Unauthorized,
             ) as error:  # without a session: the poll thread is about to get a new one
+                if not patient:
+                    raise
                 if isinstance(error, StorageFull) and not said:
                     warn("aggregator paused", order=order.id, detail=str(error))
                     said = True

@@ -1,7 +1,7 @@
 """The orders a worker holds: what its three threads share, and the only thing they share.
 
     poll thread   reconcile(give, cancel) · holding() · doing()
-    work thread   take() → Held, then hand_over(Parcel) or drop(Held)
+    work thread   take() → Held, then hand_over(Parcel), or drop(Held), or send_at_once(Parcel) and drop(Held)
     send thread   next_parcel() → Parcel, then drop(Held)
 
 An order is held from the moment it is given until its reply is accepted (or it is dropped): that is what
@@ -129,7 +129,10 @@ class Board:
     def alone(self, held: Held) -> bool:
         """Whether this is the only order there is."""
         with self._lock:
-            return len(self._held) == 1 and self._held.get(held.order.id) is held and not self._closed
+            return self._alone(held)
+
+    def _alone(self, held: Held) -> bool:
+        return len(self._held) == 1 and self._held.get(held.order.id) is held and not self._closed
 
     # --- the work thread
 
@@ -138,12 +141,13 @@ class Board:
 
         A train order is not handed out while UPDATES_IN_MEMORY updates wait to be sent."""
         with self._lock:
-            self._work.wait_for(lambda: self._closed or self._next() is not None)
-            held = None if self._closed else self._next()
-            if held is not None:
-                self._queue.remove(held)
-                self._running = held
-            return held
+            while not self._closed:
+                if (held := self._next()) is not None:
+                    self._queue.remove(held)
+                    self._running = held
+                    return held
+                self._work.wait()
+            return None
 
     def _next(self) -> Held | None:
         parcels = [*self._outbox, *([self._sending] if self._sending else [])]
@@ -151,11 +155,22 @@ class Board:
         ready = [held for held in self._queue if room or held.order.kind not in ("train", "initialize")]
         return min(ready, key=lambda held: _RANK[held.order.kind], default=None)
 
+    def send_at_once(self, parcel: Parcel) -> bool:
+        """Whether the work thread is to send this reply itself, as there is nothing else to do or to send."""
+        held = parcel.held
+        with self._lock:
+            if self._sending or self._outbox or held.order.machine or not self._alone(held):
+                return False
+            self._running, self._sending = None, parcel
+            return True
+
     def hand_over(self, parcel: Parcel) -> None:
         """The order has been carried out; its reply is to be sent, unless it was cancelled meanwhile."""
         with self._lock:
             if self._running is parcel.held:
                 self._running = None
+            if self._sending is parcel:  # at once, in vain
+                self._sending = None
             if parcel.held.cancelled or self._expired:
                 self._forget(parcel.held)
             elif parcel.held.order.machine is not None:

@@ -89,11 +89,10 @@ def begin(*arguments: str | Path) -> Running:
     return running
 
 
-def lab(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def lab(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [*LAB, *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, env=ENVIRONMENT, timeout=PATIENCE, check=False
-    )
+    env = ENVIRONMENT | environment
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=PATIENCE, check=False)
 
 
 def children_of(runs: Path) -> list[psutil.Process]:
@@ -134,6 +133,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     assert done.returncode == 0, done.stderr
     body = json.loads(done.stdout)
     return Finished(home / "runs", file, body["run"], body)
+
+
+def test_a_picture_is_drawn_without_a_word_where_the_home_folder_cannot_be_written_to(tmp_path: Path) -> None:
+    file, home, temporary = tmp_path / "small.toml", tmp_path / "home", tmp_path / "tmp"
+    file.write_text(SMALL)
+    home.touch()  # no folder: even root cannot write into it
+    temporary.mkdir()
+    picture = tmp_path / "plot.png"
+    done = lab("partition", file, "--plot", picture, "--json", HOME=str(home), TMPDIR=str(temporary))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert picture.exists()
+    assert [path.name for path in temporary.iterdir()] == [f"matplotlib-{os.getuid()}"]
 
 
 def test_a_run_leaves_a_complete_folder_and_no_process(finished: Finished) -> None:

@@ -15,9 +15,10 @@ def main() -> NoReturn:
     """Run `lab` and exit with its code."""
     try:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # wherever TensorFlow comes to be imported
-        from lab import signals
+        from lab import fonts, signals
 
         signals.install()
+        fonts.house()
         from lab.commands import run_app
 
         code = run_app(sys.argv[1:])

@@ -13,6 +13,7 @@ from aggregator.events import Close
 from aggregator.files import RunFiles
 from aggregator.fold import stored_groups
 from aggregator.rows import Accepted, EvaluationRow
+from aggregator.spool import Room
 from aggregator.store import FILE, Store, open_store
 from roundtable.codec import Encoded, encode
 from roundtable.experiment import Experiment
@@ -47,8 +48,12 @@ def arrays_like(manifest: Manifest, seed: Sequence[int], scale: float = 1.0) -> 
     return Weights(manifest, tuple(arrays))
 
 
-def put(message: Encoded, path: Path) -> None:
-    path.write_bytes(b"".join(bytes(buffer) for buffer in message.buffers))
+def received(files: RunFiles, message: Encoded) -> Room:
+    """As an upload of it would leave it."""
+    content = b"".join(bytes(buffer) for buffer in message.buffers)
+    room = files.spool.open(len(content))
+    room.content[:] = content
+    return room
 
 
 class DiskRun:
@@ -86,10 +91,10 @@ class DiskRun:
             test_examples=10,
             metrics=("loss", "accuracy"),
         )
-        part = self.files.part("initialize")
-        put(encode({"weights": weights}, {"initialized": initialized.model_dump_json()}), part)
-        checked = check_initial(part)
-        self.files.accept_initial(part, checked.digest)
+        message = encode({"weights": weights}, {"initialized": initialized.model_dump_json()})
+        room = received(self.files, message)
+        checked = check_initial(room.content)
+        self.files.accept_initial(room, checked.digest)
         self.store.accept_initial(RUN, checked.digest, checked.initialized)
         return self.close(0, ())
 
@@ -111,14 +116,14 @@ class DiskRun:
         trial: int = 1,
         personal: Personal | None = None,
     ) -> Accepted:
-        part = self.files.part(f"{round_number}.{client}")
         account = Account(
             num_examples=10 * client + 10, num_steps=client + 1, loss=0.5 * client, personal=personal
         )
         groups = self.update(round_number, client) if groups is None else groups
-        put(encode(groups, {"account": account.model_dump_json()}, self.experiment.wire), part)
-        checked = check_update(part, self.groups, self.experiment.wire)
-        self.files.accept_update(part, round_number, trial, client, checked.digest)
+        message = encode(groups, {"account": account.model_dump_json()}, self.experiment.wire)
+        room = received(self.files, message)
+        checked = check_update(room.content, self.groups, self.experiment.wire)
+        self.files.spool.accept(room, (round_number, trial), client, checked.digest)
         accepted = Accepted(
             round=round_number,
             trial=trial,

@@ -186,7 +186,7 @@ async def test_bad_uploads_are_refused_and_the_order_stays(open_lab, make_experi
             assert reply.status_code == status
         else:
             told(await worker.upload(order, body), status, kind)
-        spool = lab.service.runs.live.files.spool
+        spool = lab.service.runs.live.files.spool.folder
         assert not list(spool.glob("*.part"))  # nothing of it is left
         assert (await worker.upload(order, good)).status_code == 200
         assert run
@@ -452,7 +452,7 @@ async def test_a_corrupt_update_in_the_spool_fails_the_run_with_what_was_found(o
         orders = trains(worker)
         for order in orders[:-1]:
             await worker.carry_out(order)
-        for path in lab.service.runs.live.files.spool.rglob("*.safetensors"):
+        for path in lab.service.runs.live.files.spool.folder.rglob("*.safetensors"):
             path.write_bytes(path.read_bytes()[:-8])
         await worker.carry_out(orders[-1])
         detail = await lab.ended(run)

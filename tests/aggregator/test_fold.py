@@ -21,7 +21,7 @@ from roundtable.errors import CorruptStore, RunFailed, StorageFull
 from roundtable.layout import pack_header
 from roundtable.weights import ArraySpec, Manifest, Weights
 
-from tests.aggregator.on_disk import MANIFEST, RUN, DiskRun, arrays_like, put
+from tests.aggregator.on_disk import MANIFEST, RUN, DiskRun, arrays_like
 
 EXAMPLES = np.array([10, 20, 30, 40], np.float64)
 
@@ -262,7 +262,7 @@ def test_an_update_whose_arrays_come_in_another_file_order_folds_the_same(tmp_pa
     straight.accept(1, 0)
     update = shuffled.update(1, 0)["update"]
     accepted = straight.store.updates(RUN, 1, 1)[0]
-    place = shuffled.files.spooled(1, 1, 0, accepted.digest)
+    place = shuffled.files.spool.path((1, 1), 0, accepted.digest)
     names = [(f"update/{at:04d}/{spec.name}", spec) for at, spec in enumerate(MANIFEST.arrays)]
     codes = {"float32": "F32", "int64": "I64", "uint8": "U8"}
     backwards = list(reversed(list(zip(names, update.arrays, strict=True))))
@@ -328,13 +328,14 @@ def test_inputs_that_changed_on_disk_are_refused_by_name(tmp_path: Path, damage:
     run.initialize()
     run.begin(1, [0])
     accepted = run.accept(1, 0)
-    path = run.files.spooled(1, 1, 0, accepted.digest)
+    path = run.files.spool.path((1, 1), 0, accepted.digest)
     if damage == "missing":
         path.unlink()
     elif damage == "cut short":
         os.truncate(path, path.stat().st_size - 1)
     else:
-        put(encode({"update": arrays_like(Manifest((ArraySpec("kernel", (2,)),)), [1])}), path)
+        other = encode({"update": arrays_like(Manifest((ArraySpec("kernel", (2,)),)), [1])})
+        path.write_bytes(b"".join(bytes(buffer) for buffer in other.buffers))
     with pytest.raises(CorruptStore, match=f"{accepted.digest}.*(missing|damaged).*start the run anew"):
         run.close(1, [0])
 

@@ -57,7 +57,7 @@ def test_the_round_under_way_is_checked_too(tmp_path: Path) -> None:
     run.begin(4, range(4))
     accepted = run.accept(4, 1)
     assert verify(tmp_path, RUN).holds
-    run.files.spooled(4, 1, 1, accepted.digest).unlink()
+    run.files.spool.path((4, 1), 1, accepted.digest).unlink()
     assert any(accepted.digest in line and "missing" in line for line in verify(tmp_path, RUN).problems)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -16,8 +15,6 @@ from roundtable.messages import Account, Initialized, Message
 from roundtable.strategy import Strategy
 from roundtable.types import Digest
 from roundtable.weights import Manifest
-
-from aggregator.tensors import map_file
 
 M = TypeVar("M", bound=Message)
 
@@ -48,12 +45,8 @@ def update_groups(manifest: Manifest, strategy: Strategy) -> dict[str, Manifest]
     return groups
 
 
-def check_update(
-    path: Path, expected: Mapping[str, Manifest], wire: Wire, content: Buffer | None = None
-) -> Checked:
-    """Look at an upload where it lies (`content`: its bytes, if they are in memory). Raises InvalidPayload
-    and its kin."""
-    buffer = map_file(path) if content is None else content
+def check_update(buffer: Buffer, expected: Mapping[str, Manifest], wire: Wire) -> Checked:
+    """Look at an upload where it lies. Raises InvalidPayload and its kin."""
     message = examine(buffer, expected, wire=wire)
     account = _parsed(Account, message.header.metadata, "account")
     if account.num_examples == 0:
@@ -63,9 +56,8 @@ def check_update(
     return Checked(message.digest, len(buffer), account, message.header, state_digest)
 
 
-def check_initial(path: Path) -> CheckedInitial:
+def check_initial(buffer: Buffer) -> CheckedInitial:
     """The same for the reply to an initialize order. Raises InvalidPayload and its kin."""
-    buffer = map_file(path)
     message = decode_initial(buffer)
     initialized = _parsed(Initialized, message.metadata, "initialized")
     for position, spec in enumerate(initialized.arrays):

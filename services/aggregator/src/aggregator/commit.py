@@ -98,33 +98,23 @@ def fold_plan(
 ) -> FoldPlan:
     """`accepted` in client order; `weights` and `server` as they were before the round."""
     experiment = row.experiment
-    places = {
-        client: files.spooled(round_number, trial, client, update.digest)
-        for client, update in accepted.items()
-    }
-    rooms = {client: files.room(place) for client, place in places.items()}
-    inputs = tuple(
-        Input(
-            client,
-            places[client],
-            experiment.strategy.share(
-                experiment.training,
-                update.account.num_examples,
-                update.account.num_steps,
-                update.account.loss,
-            ),
-            room.content if (room := rooms[client]) else None,
-            room.header if room else None,
+    inputs = []
+    for client, update in accepted.items():
+        account = update.account
+        share = experiment.strategy.share(
+            experiment.training, account.num_examples, account.num_steps, account.loss
         )
-        for client, update in accepted.items()
-    )
+        place = files.spool.place((round_number, trial), client, update.digest)
+        room = files.spool.room(place)
+        seen = (room.content, room.header) if room else (None, None)
+        inputs.append(Input(client, place, share, *seen))
     return FoldPlan(
         round=round_number,
         manifest=initialized.manifest,
         strategy=experiment.strategy,
         wire=experiment.wire,
         clients=experiment.clients.count,
-        inputs=inputs,
+        inputs=tuple(inputs),
         weights=files.path("weights", weights),
         server=None if server is None else files.path("server", server),
     )

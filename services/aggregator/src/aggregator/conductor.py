@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from pathlib import Path
 
 from roundtable.errors import RoundtableError, StorageFull
 from roundtable.fleet import Load
@@ -53,6 +52,7 @@ from aggregator.events import (
 )
 from aggregator.logs import note, trouble
 from aggregator.rows import Accepted, EvaluationRow
+from aggregator.spool import Room
 from aggregator.store import Store
 from aggregator.threads import OneThread, StoreThread
 from aggregator.turns import Turns
@@ -68,7 +68,7 @@ class Delivery:
 
     event: Arrival
     content: Checked | CheckedInitial | Evaluated
-    part: Path | None = None  # in the spool
+    room: Room | None = None  # in the spool
 
 
 class Conductor:
@@ -258,8 +258,8 @@ class Conductor:
         def record() -> None:
             match content:
                 case Checked():
-                    assert delivery.part is not None
-                    run.files.accept_update(delivery.part, key.round, key.trial, key.client, content.digest)
+                    assert delivery.room is not None
+                    run.files.spool.accept(delivery.room, (key.round, key.trial), key.client, content.digest)
                     self._store.accept_update(
                         run.id,
                         Accepted(
@@ -276,8 +276,8 @@ class Conductor:
                         ),
                     )
                 case CheckedInitial():
-                    assert delivery.part is not None
-                    run.files.accept_initial(delivery.part, content.digest)
+                    assert delivery.room is not None
+                    run.files.accept_initial(delivery.room, content.digest)
                     self._store.accept_initial(run.id, content.digest, content.initialized)
                 case Evaluated():
                     self._store.accept_evaluation(

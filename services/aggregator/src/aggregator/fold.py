@@ -33,7 +33,8 @@ from roundtable.types import Array, ClientId, Digest, Float64
 from roundtable.weights import Manifest, Weights
 
 from aggregator.checks import update_groups
-from aggregator.files import RunFiles, no_space_is_storage_full
+from aggregator.disk import Place, no_space_is_storage_full
+from aggregator.files import RunFiles
 from aggregator.tensors import Draft, Mapped, Span, damaged, map_file
 
 BLOCK: Final = 32_768  # elements: the float64 scratch of a block stays in a core's second-level cache
@@ -44,7 +45,7 @@ class Input:
     """One participant's update."""
 
     client: ClientId
-    path: Path
+    path: Place
     share: Share
     content: Buffer | None = None  # of the file, where it is in memory
     header: Header | None = None  # read from it before
@@ -315,14 +316,16 @@ def _load(values: Array | None, block: slice, into: Float64) -> Float64:
     return room
 
 
-def stored_groups(path: Path, expected: Mapping[str, Manifest], wire: Wire = "float32") -> dict[str, Weights]:
+def stored_groups(
+    path: Place, expected: Mapping[str, Manifest], wire: Wire = "float32"
+) -> dict[str, Weights]:
     """A stored message's groups, in place. Raises CorruptStore."""
     with _readable(path):
         return decode(map_file(path), expected, wire=wire, finite=False).groups
 
 
 def digest_of(
-    path: Path, expected: Mapping[str, Manifest], wire: Wire = "float32", content: Buffer | None = None
+    path: Place, expected: Mapping[str, Manifest], wire: Wire = "float32", content: Buffer | None = None
 ) -> Digest:
     """A stored message's content hash (`content`: its bytes, if they are in memory). Raises CorruptStore."""
     with _readable(path):
@@ -331,7 +334,7 @@ def digest_of(
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _readable(path: Place) -> Iterator[None]:
     try:
         yield
     except (InvalidPayload, FileNotFoundError) as error:

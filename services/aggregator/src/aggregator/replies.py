@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Final
 
 from fastapi import Request
@@ -21,6 +20,7 @@ from aggregator.events import EvaluationArrived, InitializeArrived, Key, OrderFa
 from aggregator.logs import note
 from aggregator.runs import Runs
 from aggregator.settings import ServiceSettings
+from aggregator.spool import Room
 from aggregator.turns import Turns
 from aggregator.uploads import SMALL, Bounds, receive
 
@@ -84,16 +84,15 @@ class Replies:
             raise StorageFull(run.reason or f"run {run.id} is paused: send it again later")
         if self._desk.held(worker, order) is None and key.round < run.machine.committed:
             raise Stale(f"round {key.round} is over, round {run.machine.round} is under way: drop it")
-        part, kept = run.files.part(f"{worker}-{key.client}"), False
+        room, kept = None, False
         try:
-            size = await receive(request, run.files, part, self._bounds(run, key))
+            room = await receive(request, run.files.spool, self._bounds(run, key))
             # A small body is checked here and now: a hop to another thread would cost more than that.
-            content = (
-                _check(run, key, part) if size <= SMALL else await asyncio.to_thread(_check, run, key, part)
-            )
+            small = room.nbytes <= SMALL
+            content = _check(run, key, room) if small else await asyncio.to_thread(_check, run, key, room)
             kind = InitializeArrived if isinstance(content, CheckedInitial) else UpdateArrived
             event = kind(key, attempt, worker, content.digest, self._clock.monotonic())
-            duplicate = await self._turns.submit(lambda: conductor.deliver(Delivery(event, content, part)))
+            duplicate = await self._turns.submit(lambda: conductor.deliver(Delivery(event, content, room)))
             kept = not duplicate
         except InvalidPayload as error:
             note("upload refused", worker=worker, order=order, detail=str(error))
@@ -104,8 +103,8 @@ class Replies:
                 await self._turns.submit(lambda: self._runs.pause(run.id, fault))
             raise
         finally:
-            if not kept:
-                run.files.discard(part)
+            if room is not None and not kept:
+                run.files.spool.discard(room)
         return duplicate
 
     async def result(self, worker: WorkerId, order: OrderId, result: OrderResult) -> None:
@@ -160,12 +159,9 @@ def _seconds(text: str | None) -> float:
     return seconds if 0 < seconds < 3600 else 0.0
 
 
-def _check(run: ActiveRun, key: Key, part: Path) -> Checked | CheckedInitial:
+def _check(run: ActiveRun, key: Key, room: Room) -> Checked | CheckedInitial:
     if key.kind == "initialize":
-        return check_initial(part)
-    room = run.files.room(part)
-    if room is None:
-        return check_update(part, run.expected, run.experiment.wire)
-    checked = check_update(part, run.expected, run.experiment.wire, room.content)
+        return check_initial(room.content)
+    checked = check_update(room.content, run.expected, run.experiment.wire)
     room.header = checked.header
     return checked

@@ -69,7 +69,7 @@ def _forget_damaged(
         return []
     forgotten = []
     for client, update in store.updates(run, begun.round, begun.trial).items():
-        path = files.spooled(begun.round, begun.trial, client, update.digest)
+        path = files.spool.path((begun.round, begun.trial), client, update.digest)
         if not is_whole(path, update.digest, groups, wire):
             store.forget_update(run, begun.round, begun.trial, client)
             path.unlink(missing_ok=True)

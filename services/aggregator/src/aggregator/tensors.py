@@ -20,17 +20,19 @@ from roundtable.layout import CODES, DTYPES, Header, read_header
 from roundtable.types import Array, Digest
 from roundtable.weights import Manifest
 
+from aggregator.disk import Place
 
-def map_file(path: Path) -> Buffer:
+
+def map_file(path: Place) -> Buffer:
     """The file's bytes, read-only, without reading them. Raises Truncated for an empty one, and OSError."""
-    with path.open("rb") as file:
+    with Path(path).open("rb") as file:
         try:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except ValueError:
-            raise Truncated(f"{path.name} is empty: send the arrays as safetensors") from None
+            raise Truncated(f"{Path(path).name} is empty: send the arrays as safetensors") from None
 
 
-def damaged(path: Path, error: InvalidPayload | FileNotFoundError) -> CorruptStore:
+def damaged(path: Place, error: InvalidPayload | FileNotFoundError) -> CorruptStore:
     """What to say of a stored file that is not what it should be."""
     fault = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged ({error})"
     return CorruptStore(f"{path} {fault}: put it back from a copy, or start the run anew")
@@ -49,7 +51,7 @@ class Mapped:
 
     def __init__(
         self,
-        path: Path,
+        path: Place,
         expected: Mapping[str, Manifest],
         content: Buffer | None = None,
         header: Header | None = None,

@@ -1,14 +1,12 @@
 """Receiving an upload into the spool: bounded in size and in time.
 
-The body goes to a file of its own, never over a good one. Nothing is believed yet: files.check_… looks at it
-next.
+The body goes to a room of its own, never over a good one. Nothing is believed yet: `checks` looks at it next.
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from fastapi import Request
@@ -16,8 +14,8 @@ from roundtable.errors import TooLarge, Truncated
 from roundtable.types import Seconds
 from starlette.exceptions import HTTPException
 
-from aggregator.files import RunFiles
 from aggregator.receive import body_into
+from aggregator.spool import Room, Spool
 
 SMALL: Final = 2**20  # bytes; below it a hop to another thread costs more than it saves
 
@@ -31,10 +29,9 @@ class Bounds:
     total: Seconds
 
 
-async def receive(request: Request, files: RunFiles, part: Path, bounds: Bounds) -> int:
-    """The body into the absent file `part`; its length in bytes. Raises TooLarge, Truncated, StorageFull.
-
-    What has been written stays for the caller to discard.
+async def receive(request: Request, spool: Spool, bounds: Bounds) -> Room:
+    """The body in a room of the spool, the caller's to accept or discard. Raises TooLarge, Truncated,
+    StorageFull, and leaves nothing behind then.
     """
     length = _declared_length(request)
     if length > bounds.nbytes:
@@ -42,13 +39,17 @@ async def receive(request: Request, files: RunFiles, part: Path, bounds: Bounds)
     if length == 0:
         raise Truncated("the body is empty: send the arrays as safetensors")
     if length <= SMALL:
-        room = files.make_room(part, length)
+        room = spool.open(length)
     else:
-        room = await asyncio.to_thread(files.make_room, part, length)
-    received = await body_into(request, room, stall=bounds.stall, within=bounds.total)
-    if received < length:
-        files.cut(part, received)
-    return received
+        room = await asyncio.to_thread(spool.open, length)
+    try:
+        received = await body_into(request, room.content, stall=bounds.stall, within=bounds.total)
+        if received < length:
+            spool.cut(room, received)
+    except BaseException:
+        spool.discard(room)
+        raise
+    return room
 
 
 def _declared_length(request: Request) -> int:

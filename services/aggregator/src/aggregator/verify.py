@@ -175,7 +175,7 @@ class _Look:
             updates = self._store.updates(run, round_number, trial)
             whole = {}
             for client, update in updates.items():
-                path = self._files.spooled(round_number, trial, client, update.digest)
+                path = self._files.spool.path((round_number, trial), client, update.digest)
                 if self._matches(path, update.digest, groups, experiment.wire):
                     whole[client] = update
                 elif not path.exists() and self._still_needs(round_number, trial):
@@ -192,7 +192,7 @@ class _Look:
         """False, without a word, for a missing file too: an aggregator may have removed it since it was
         listed, or, in the spool, used it for another upload (hence no memory map there: it might shrink)."""
         try:
-            content = path.read_bytes() if self._files.spool in path.parents else None
+            content = path.read_bytes() if self._files.spool.folder in path.parents else None
             found = digest_of(path, groups, wire, content)
         except (FileNotFoundError, RoundtableError) as error:
             if path.exists():

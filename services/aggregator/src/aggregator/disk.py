@@ -1,0 +1,74 @@
+"""Files that are there whole or not at all: a disk that is full, names given at the end, a power cut.
+
+Beneath `files` and `spool`, which know what the files are.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from roundtable.errors import StorageFull
+
+Place: TypeAlias = str | os.PathLike[str]
+
+SUFFIX: Final = ".safetensors"
+PART: Final = ".part"
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@contextmanager
+def no_space_is_storage_full(place: Place) -> Iterator[None]:
+    """Turns the system's errors for a full disk, quota or file size limit into StorageFull."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StorageFull(
+                f"no space left for {place}: free some, then resume the run; nothing accepted is lost"
+            ) from None
+        raise
+
+
+def settle(part: Place, place: Place, *, power: bool) -> None:
+    """Give a whole file its name, be it on another file system; `power`: so that it outlives a power cut."""
+    if power:
+        sync_file(part)
+    try:
+        os.rename(part, place)  # noqa: PTH104 -- Path.rename makes another path of it
+    except OSError as error:
+        if error.errno != errno.EXDEV:  # the spool is on another file system
+            raise
+        near = Path(place).with_suffix(PART)
+        shutil.copyfile(part, near)
+        if power:
+            sync_file(near)
+        near.rename(place)
+        Path(part).unlink()
+    if power:
+        sync_folder(Path(place).parent)
+
+
+def sync_file(path: Place) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def sync_folder(path: Place) -> None:
+    sync_file(path)
+
+
+def names(folder: Place) -> list[str]:
+    """What is in the folder; nothing where it is not there."""
+    try:
+        return os.listdir(folder)  # noqa: PTH208 -- paths cost more than the listing
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,238 @@
+"""The spool: where uploads are received, and accepted updates wait for their fold. Of one run.
+
+    SPOOL/<process>.<number>.part                         an upload under way, or a spare room
+    SPOOL/<round>.<trial>/<client>.<content hash>.safetensors    an accepted update: never replaced
+
+Making, filling and removing a fresh file costs more than receiving into it: every page is found, cleared,
+faulted in, and freed again. So a room (a file and its map) serves an upload from its first byte to its fold,
+and then the next upload. A room is given to another only once nothing in the store names what is in it. Rooms
+beyond KEPT are not held: their files are read by name, and removed when they are done with.
+
+Names are plain strings here: a round asks for them some forty times, and Path objects were a tenth of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import os
+import re
+import shutil
+import threading
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from roundtable.layout import Header
+from roundtable.types import ClientId, Digest
+
+from aggregator.disk import PART, SUFFIX, names, no_space_is_storage_full, settle, sync_folder
+from aggregator.rows import Wanted
+
+KEPT: Final = 64  # maps held at a time; each takes a file descriptor
+_GRAIN: Final = 64 << 10  # bytes: lengths differ a little from one update of an order to the next
+_ROUND: Final = re.compile(r"(\d+)\.(\d+)")
+
+Trial = tuple[int, int]  # (round, trial): its accepted updates are in one folder
+
+
+@dataclass(eq=False)
+class Room:
+    """A file and its map, and what is known of the upload in it."""
+
+    place: str
+    mapping: mmap.mmap
+    nbytes: int  # of the upload
+    header: Header | None = None  # once somebody has looked
+
+    @property
+    def content(self) -> memoryview:
+        """The upload's bytes."""
+        return memoryview(self.mapping)[: self.nbytes]
+
+
+class Spool:
+    """Thread-safe. Methods that write raise StorageFull where the disk is full."""
+
+    def __init__(self, folder: Path, *, power: bool = False) -> None:
+        self.folder = folder
+        self._power = power
+        self._prefix = f"{folder}/"
+        self._held: dict[str, Room] = {}  # accepted ones, by their place
+        self._spare: list[Room] = []
+        self._trials: set[Trial] | None = None  # that have folders; None: not looked yet
+        self._counter = itertools.count()
+        self._closed = False
+        self._lock = threading.Lock()
+
+    # --- uploads --------------------------------------------------------------------------------------------
+
+    def open(self, nbytes: int) -> Room:
+        """A room of `nbytes`, its space on the disk taken: what is written to its content is in its file."""
+        with self._lock:
+            fits = (room for room in self._spare if nbytes <= len(room.mapping) <= 2 * nbytes + 2 * _GRAIN)
+            spare = next(fits, None)
+            if spare is not None:
+                self._spare.remove(spare)
+        place = self._part() if spare is None else spare.place
+        with no_space_is_storage_full(place):
+            if spare is None:
+                return Room(place, _make(place, nbytes), nbytes)
+            try:
+                if spare.nbytes != nbytes:
+                    _resize(place, nbytes)
+            except OSError:
+                _remove(place)
+                raise
+            return Room(place, spare.mapping, nbytes)
+
+    def cut(self, room: Room, nbytes: int) -> None:
+        """The upload was shorter than was said."""
+        os.truncate(room.place, nbytes)
+        room.nbytes = nbytes
+
+    def discard(self, room: Room) -> None:
+        """Remove an upload that was not accepted."""
+        _remove(room.place)
+
+    def accept(self, room: Room, trial: Trial, client: ClientId, digest: Digest) -> None:
+        """Move a checked upload to its place, durably for this run; after that the store may record it."""
+        place = self.place(trial, client, digest)
+        with no_space_is_storage_full(place):
+            if trial not in self._folders():
+                Path(place).parent.mkdir(exist_ok=True)
+                if self._power:
+                    sync_folder(self.folder)
+                self._folders().add(trial)
+            settle(room.place, place, power=self._power)
+        room.place = place
+        with self._lock:
+            if len(self._held) < KEPT:
+                self._held[place] = room
+
+    # --- accepted updates -----------------------------------------------------------------------------------
+
+    def place(self, trial: Trial, client: ClientId, digest: Digest) -> str:
+        """Where the accepted update is; named by its digest, so that no other upload ever replaces it."""
+        return f"{self._prefix}{trial[0]:06d}.{trial[1]}/{client:06d}.{digest}{SUFFIX}"
+
+    def path(self, trial: Trial, client: ClientId, digest: Digest) -> Path:
+        """The same, for those who have time."""
+        return Path(self.place(trial, client, digest))
+
+    def room(self, place: str) -> Room | None:
+        """Of an accepted update, where its bytes are in memory, and are what is in the file."""
+        with self._lock:
+            room = self._held.get(place)
+        try:
+            return room if room is not None and os.stat(place).st_size == room.nbytes else None  # noqa: PTH116
+        except FileNotFoundError:
+            return None
+
+    # --- throwing away --------------------------------------------------------------------------------------
+
+    def tidy(self, wanted: Wanted, *, starting: bool = False) -> None:
+        """Updates that are not wanted go, their rooms are for later uploads. `starting`: no upload is under
+        way, so left-overs of a crash go too."""
+        if starting:
+            self._clear_left_overs(wanted)
+        for trial in sorted(self._folders()):
+            if trial in wanted.rounds:
+                self._keep(trial)
+            elif trial < wanted.open:
+                self._give_back(trial)
+
+    def _clear_left_overs(self, wanted: Wanted) -> None:
+        for name in names(self.folder):
+            if name.endswith(PART):
+                _remove(self._prefix + name)
+        for trial in [trial for trial in self._folders() if trial > wanted.open]:
+            shutil.rmtree(self._folder(trial))
+            self._folders().remove(trial)
+        if wanted.open in self._folders():
+            accepted = {self.place(wanted.open, client, digest) for client, digest in wanted.accepted}
+            for place in self._places(wanted.open):
+                if place not in accepted:
+                    _remove(place)
+
+    def _keep(self, trial: Trial) -> None:
+        """Its files stay, but not as rooms."""
+        prefix = self._folder(trial)
+        with self._lock:
+            for place in [place for place in self._held if place.startswith(prefix)]:
+                del self._held[place]
+
+    def _give_back(self, trial: Trial) -> None:
+        for place in self._places(trial):
+            with self._lock:
+                room = self._held.pop(place, None)
+                if room is not None and not self._closed and len(self._spare) < KEPT:
+                    room.place = self._part()
+                    os.rename(place, room.place)  # noqa: PTH104 -- see above
+                    self._spare.append(room)
+                    continue
+            _remove(place)
+        with suppress(OSError):  # else there is something new in it, for the next time
+            os.rmdir(self._folder(trial))  # noqa: PTH106 -- see above
+            self._folders().discard(trial)
+
+    def close(self) -> None:
+        """The run is over: spare rooms go, and no more are kept. What is accepted stays where it is."""
+        with self._lock:
+            self._closed = True
+            for room in self._spare:
+                _remove(room.place)
+            self._spare.clear()
+
+    # --- names ----------------------------------------------------------------------------------------------
+
+    def _part(self) -> str:
+        """An absent, unique one."""
+        return f"{self._prefix}{os.getpid()}.{next(self._counter)}{PART}"
+
+    def _folder(self, trial: Trial) -> str:
+        return f"{self._prefix}{trial[0]:06d}.{trial[1]}/"
+
+    def _places(self, trial: Trial) -> Collection[str]:
+        folder = self._folder(trial)
+        return [folder + name for name in names(folder)]
+
+    def _folders(self) -> set[Trial]:
+        """Only this object makes and removes any, so that one look is enough."""
+        if self._trials is None:
+            found = (_ROUND.fullmatch(name) for name in names(self.folder))
+            self._trials = {(int(one[1]), int(one[2])) for one in found if one}
+        return self._trials
+
+
+def _make(place: str, nbytes: int) -> mmap.mmap:
+    room = (nbytes // _GRAIN + 2) * _GRAIN
+    file = os.open(place, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        # The space is taken before it is written to: a map meets a full disk with SIGBUS, not with an error.
+        os.posix_fallocate(file, 0, room)
+        mapping = mmap.mmap(file, room)
+        os.ftruncate(file, nbytes)
+        return mapping
+    except BaseException:
+        _remove(place)
+        raise
+    finally:
+        os.close(file)
+
+
+def _resize(place: str, nbytes: int) -> None:
+    file = os.open(place, os.O_RDWR)
+    try:
+        os.posix_fallocate(file, 0, nbytes)
+        os.ftruncate(file, nbytes)
+    finally:
+        os.close(file)
+
+
+def _remove(place: str) -> None:
+    """Absent is fine."""
+    with suppress(FileNotFoundError):
+        os.unlink(place)  # noqa: PTH108 -- see above

@@ -116,9 +116,10 @@ def encode(groups: Groups, metadata: Mapping[str, str] = {}, wire: Wire = "float
     The buffers are views of the arrays where these are contiguous: do not change them before they are sent.
     """
     form = _form_of(groups)
-    arrays = _arrays(groups)
-    sent = [_on_wire(array, wire) for array in arrays]
-    codes = [CODE_OF[array.dtype] for array in sent]
+    sent, codes = _arrays(groups), form.codes
+    if wire == "float16":
+        sent = [_on_wire(array, wire) for array in sent]
+        codes = [CODE_OF[array.dtype] for array in sent]
     if codes == form.codes:
         header = form.usual.pack(metadata)
     else:
@@ -187,6 +188,11 @@ class Form(dict[str, Manifest]):
     def codes(self) -> list[str]:
         """Of the arrays' dtypes, in the hash's order."""
         return [CODES[spec.dtype] for _, _, spec in self.asked]
+
+    @cached_property
+    def float32(self) -> bool:
+        """Whether all arrays are."""
+        return set(self.codes) <= {"F32"}
 
     @cached_property
     def usual(self) -> Usual:
@@ -259,11 +265,10 @@ def examine(
 
 def groups_in(buffer: Buffer, header: Header, expected: Mapping[str, Manifest]) -> dict[str, Weights]:
     """The `expected` groups of an examined message."""
-    raw = np.frombuffer(buffer, np.uint8)
+    view = memoryview(buffer).toreadonly()
     arrays: dict[str, list[Array]] = {group: [] for group in expected}
     for name, group, spec in form_of(expected).asked:
-        entry = header.entries[name]
-        arrays[group].append(_array(raw[header.start + entry.begin : header.start + entry.end], entry, spec))
+        arrays[group].append(_array(view, header.start, header.entries[name], spec))
     return {group: Weights(manifest, tuple(arrays[group])) for group, manifest in expected.items()}
 
 
@@ -311,14 +316,14 @@ def _looked_at(raw: Array, header: Header, form: Form, wire: Wire, finite: bool)
 
     # Most files have the hash's order, and float32 alone: then their data are looked at in one go.
     data = raw[header.start :]
-    entries = [header.entries[name] for name, _, _ in form.asked]
+    entries = form.usual.in_order if usual else [header.entries[name] for name, _, _ in form.asked]
     hasher = blake3(form.lines if usual else form.lines_of([entry.code for entry in entries]))
     if usual or all(before.end == after.begin for before, after in pairwise(entries)):
         hasher.update(data.data)
     else:
         for entry in entries:
             hasher.update(data[entry.begin : entry.end].data)
-    if all(entry.code == "F32" for entry in entries):
+    if form.float32 if usual else all(entry.code == "F32" for entry in entries):
         finite = finite and not _is_finite(data.view("<f4"))  # else to tell which
         if not finite:
             return hasher.hexdigest()
@@ -354,13 +359,14 @@ def _check_fits(name: str, entry: Entry, spec: ArraySpec, wire: Wire) -> None:
         raise DtypeMismatch(f"array {name} has dtype {entry.code}, expected {' or '.join(allowed)}")
 
 
-def _array(piece: Array, entry: Entry, spec: ArraySpec) -> Array:
-    """The bytes as a read-only array of the spec's dtype and shape."""
-    array: Array = piece.view(_LITTLE[entry.code]).reshape(entry.shape)
-    if not array.flags.aligned:
-        array = array.copy()  # after float16 arrays of odd length; C code may rely on alignment
-    array = array.astype(spec.dtype, copy=False)
-    array.flags.writeable = False
+def _array(view: memoryview, start: int, entry: Entry, spec: ArraySpec) -> Array:
+    """What lies in the read-only `view`, whose data begin at `start`, as an array of the spec's dtype and
+    shape, read-only as well."""
+    array: Array = np.ndarray(entry.shape, _LITTLE[entry.code], view, start + entry.begin)
+    if not array.flags.aligned or entry.code != CODES[spec.dtype]:
+        # After float16 arrays of odd length; C code may rely on alignment.
+        array = array.astype(spec.dtype)
+        array.flags.writeable = False
     return array
 
 
@@ -382,7 +388,7 @@ def _digest(lines: bytes, data: list[memoryview]) -> Digest:
 
 
 def _bytes_of(array: Array) -> memoryview:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+    return np.frombuffer(np.ascontiguousarray(array), np.uint8).data
 
 
 def _on_wire(array: Array, wire: Wire) -> Array:

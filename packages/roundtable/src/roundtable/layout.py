@@ -26,6 +26,7 @@ HEADER_LIMIT: Final = 16 << 20  # bytes; for files read before their manifest is
 ALIGNMENT: Final = 8  # bytes; the header is padded with spaces so that the data starts at a multiple
 DIMENSIONS: Final = 32  # of an array, as in older numpy
 PREFIX: Final = 8  # bytes; the header's length
+_JSON: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 _FIELDS: Final = frozenset({"dtype", "shape", "data_offsets"})
 
 # safetensors' names ↔ numpy's. Quantised and bfloat16 tensors have no numpy dtype and are refused.
@@ -74,18 +75,21 @@ class Usual:
 
     table: bytes  # the tensors' part of the JSON, with the brace that ends it
     entries: dict[str, Entry]
+    in_order: tuple[Entry, ...]  # the same
     size: int
+    bare: bytes  # all of it, without metadata
 
     @classmethod
     def of(cls, tensors: Sequence[tuple[str, str, tuple[int, ...]]]) -> Usual:
-        header = pack_header(tensors, {})
-        read = read_header(header)
-        return cls(header[PREFIX:].rstrip(b" ")[1:], read.entries, read.size)
+        bare = pack_header(tensors, {})
+        read = read_header(bare)
+        table = bare[PREFIX:].rstrip(b" ")[1:]
+        return cls(table, read.entries, tuple(read.entries.values()), read.size, bare)
 
     def pack(self, metadata: Mapping[str, str]) -> bytes:
         """What `pack_header` makes of the same."""
         if not metadata:
-            return _packed(b"{" + self.table)
+            return self.bare
         comma = b"," if self.entries else b""
         return _packed(b'{"__metadata__":' + _json(dict(metadata)) + comma + self.table)
 
@@ -104,7 +108,7 @@ def pack_header(tensors: Sequence[tuple[str, str, tuple[int, ...]]], metadata: M
 
 
 def _json(table: dict[str, Any]) -> bytes:
-    return json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    return _JSON.encode(table).encode()
 
 
 def _packed(text: bytes) -> bytes:
@@ -118,10 +122,12 @@ def read_header(buffer: Buffer, limit: int = HEADER_LIMIT, usual: Usual | None =
     `limit` is in bytes; `usual` is how it may end (what is read does not depend on it). Raises Truncated,
     TooLarge, DtypeMismatch (a dtype numpy lacks), InvalidPayload.
     """
+    if usual is not None and len(usual.bare) <= limit and bytes(buffer[: len(usual.bare)]) == usual.bare:
+        return Header(usual.entries, {}, len(usual.bare), usual.size)
     text = _header_text(buffer, limit)
     if usual is not None and (before := text.rstrip(b" ")).endswith(usual.table):
         before = before[: -len(usual.table)]
-        if before == b"{":
+        if before == b"{":  # with other padding
             return Header(usual.entries, {}, PREFIX + len(text), usual.size)
         table = _parse(before[:-1] + b"}") if before.endswith(b",") else {}
         if table.keys() == {"__metadata__"}:

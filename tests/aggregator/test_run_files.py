@@ -198,7 +198,7 @@ def test_power_durability_syncs_the_file_before_and_the_folder_after_it_gets_its
     room = room_with(run, b"x")
     part = Path(room.place)
     run.spool.accept(room, (1, 1), 0, "d" * 64)
-    assert seen == ["sync spool", f"sync {part.name}", "rename", "sync 000001.1"]
+    assert seen == [f"sync {part.name}", "rename", "sync spool"]
 
     seen.clear()
     relaxed = RunFiles(tmp_path, RUN)
@@ -283,7 +283,7 @@ def test_updates_stay_as_long_as_the_policy_says_with_what_they_were_folded_into
     run = DiskRun(tmp_path, keep={"updates": policy}, strategy={"server": {"momentum": 0.9}})
     hashes = [run.initialize().weights_hash] + [run.run_round(number).weights_hash for number in range(1, 6)]
     run.files.let_go()
-    spooled = {name.split("/")[1] for name in run.everything() if name.startswith("spool")}
+    spooled = {name.split("/")[1][:8] for name in run.everything() if name.startswith("spool")}
     assert spooled == {f"{number:06d}.1" for number in range(first, 6)}
     assert set(hashes[max(first - 1, 0) :]) <= set(run.files.kept("weights"))
     slots = {row.server for row in run.store.commits(RUN)[max(first - 1, 0) :]} - {None}

@@ -37,13 +37,15 @@ def test_what_is_written_to_a_room_is_in_its_file(tmp_path: Path) -> None:
     assert Path(room.place).parent == tmp_path
 
 
-def test_accepted_updates_have_a_folder_a_round_and_trial_and_none_is_ever_replaced(tmp_path: Path) -> None:
+def test_accepted_updates_are_named_by_round_trial_and_client_and_none_is_ever_replaced(
+    tmp_path: Path,
+) -> None:
     held = Spool(tmp_path)
     for number, digest in enumerate(("a" * 64, "b" * 64)):
         held.accept(fill(held, b"%d" % number), (1, 2), 7, digest)
     places = [held.path((1, 2), 7, digest) for digest in ("a" * 64, "b" * 64)]
     assert [place.read_bytes() for place in places] == [b"0", b"1"]
-    assert names(tmp_path) == {f"000001.2/000007.{digest}.safetensors" for digest in ("a" * 64, "b" * 64)}
+    assert names(tmp_path) == {f"000001.2.000007.{digest}.safetensors" for digest in ("a" * 64, "b" * 64)}
 
 
 def test_a_room_given_back_serves_the_next_upload_and_shows_nothing_of_the_last(tmp_path: Path) -> None:
@@ -52,7 +54,7 @@ def test_a_room_given_back_serves_the_next_upload_and_shows_nothing_of_the_last(
     inode = Path(first.place).stat().st_ino
     held.accept(first, (1, 1), 0, DIGEST)
     held.tidy(wanted((2, 1)))
-    assert not held.path((1, 1), 0, DIGEST).parent.exists()
+    assert not held.path((1, 1), 0, DIGEST).exists()
     assert held.room(held.place((1, 1), 0, DIGEST)) is None
     room = fill(held, b"b" * 100_050)
     file = Path(room.place)
@@ -155,6 +157,6 @@ def test_once_closed_nothing_spare_is_left_and_nothing_is_kept(tmp_path: Path) -
     held.accept(fill(held, b"b" * 1000), (2, 1), 0, DIGEST)
     held.tidy(wanted((2, 1)))
     held.close()
-    assert names(tmp_path) == {f"000002.1/000000.{DIGEST}.safetensors"}
+    assert names(tmp_path) == {f"000002.1.000000.{DIGEST}.safetensors"}
     held.tidy(wanted((3, 1)))
     assert names(tmp_path) == set()

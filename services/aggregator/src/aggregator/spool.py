@@ -1,14 +1,15 @@
 """The spool: where uploads are received, and accepted updates wait for their fold. Of one run.
 
-    SPOOL/<process>.<number>.part                         an upload under way, or a spare room
-    SPOOL/<round>.<trial>/<client>.<content hash>.safetensors    an accepted update: never replaced
+    <process>.<number>.part                                  an upload under way, or a spare room
+    <round>.<trial>.<client>.<content hash>.safetensors      an accepted update: never replaced
 
 Making, filling and removing a fresh file costs more than receiving into it: every page is found, cleared,
 faulted in, and freed again. So a room (a file and its map) serves an upload from its first byte to its fold,
 and then the next upload. A room is given to another only once nothing in the store names what is in it. Rooms
 beyond KEPT are not held: their files are read by name, and removed when they are done with.
 
-Names are plain strings here: a round asks for them some forty times, and Path objects were a tenth of it.
+Names are plain strings here: a round asks for them some forty times, and Path objects were a tenth of it. No
+folders: to remove one waits for the disk.
 """
 
 from __future__ import annotations
@@ -17,9 +18,7 @@ import itertools
 import mmap
 import os
 import re
-import shutil
 import threading
-from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,14 +27,14 @@ from typing import Final
 from roundtable.layout import Header
 from roundtable.types import ClientId, Digest
 
-from aggregator.disk import PART, SUFFIX, names, no_space_is_storage_full, settle, sync_folder
+from aggregator.disk import PART, SUFFIX, names, no_space_is_storage_full, settle
 from aggregator.rows import Wanted
 
 KEPT: Final = 64  # maps held at a time; each takes a file descriptor
 _GRAIN: Final = 64 << 10  # bytes: lengths differ a little from one update of an order to the next
-_ROUND: Final = re.compile(r"(\d+)\.(\d+)")
+_UPDATE: Final = re.compile(r"(\d+)\.(\d+)\.\d+\.[0-9a-f]{64}" + re.escape(SUFFIX))
 
-Trial = tuple[int, int]  # (round, trial): its accepted updates are in one folder
+Trial = tuple[int, int]  # (round, trial)
 
 
 @dataclass(eq=False)
@@ -62,7 +61,7 @@ class Spool:
         self._prefix = f"{folder}/"
         self._held: dict[str, Room] = {}  # accepted ones, by their place
         self._spare: list[Room] = []
-        self._trials: set[Trial] | None = None  # that have folders; None: not looked yet
+        self._there: dict[Trial, set[str]] | None = None  # places of accepted updates; None: not looked yet
         self._counter = itertools.count()
         self._closed = False
         self._lock = threading.Lock()
@@ -101,14 +100,10 @@ class Spool:
         """Move a checked upload to its place, durably for this run; after that the store may record it."""
         place = self.place(trial, client, digest)
         with no_space_is_storage_full(place):
-            if trial not in self._folders():
-                Path(place).parent.mkdir(exist_ok=True)
-                if self._power:
-                    sync_folder(self.folder)
-                self._folders().add(trial)
             settle(room.place, place, power=self._power)
         room.place = place
         with self._lock:
+            self._accepted().setdefault(trial, set()).add(place)
             if len(self._held) < KEPT:
                 self._held[place] = room
 
@@ -116,7 +111,7 @@ class Spool:
 
     def place(self, trial: Trial, client: ClientId, digest: Digest) -> str:
         """Where the accepted update is; named by its digest, so that no other upload ever replaces it."""
-        return f"{self._prefix}{trial[0]:06d}.{trial[1]}/{client:06d}.{digest}{SUFFIX}"
+        return f"{self._prefix}{trial[0]:06d}.{trial[1]}.{client:06d}.{digest}{SUFFIX}"
 
     def path(self, trial: Trial, client: ClientId, digest: Digest) -> Path:
         """The same, for those who have time."""
@@ -136,47 +131,36 @@ class Spool:
     def tidy(self, wanted: Wanted, *, starting: bool = False) -> None:
         """Updates that are not wanted go, their rooms are for later uploads. `starting`: no upload is under
         way, so left-overs of a crash go too."""
-        if starting:
-            self._clear_left_overs(wanted)
-        for trial in sorted(self._folders()):
-            if trial in wanted.rounds:
-                self._keep(trial)
-            elif trial < wanted.open:
-                self._give_back(trial)
+        with self._lock:
+            there = self._accepted()
+            if starting:
+                self._clear_left_overs(there, wanted)
+            for trial in sorted(there):
+                if trial in wanted.rounds:
+                    for place in there[trial]:
+                        self._held.pop(place, None)  # it stays, but not as a room
+                elif trial < wanted.open:
+                    for place in there.pop(trial):
+                        self._give_back(place)
 
-    def _clear_left_overs(self, wanted: Wanted) -> None:
+    def _clear_left_overs(self, there: dict[Trial, set[str]], wanted: Wanted) -> None:
         for name in names(self.folder):
             if name.endswith(PART):
                 _remove(self._prefix + name)
-        for trial in [trial for trial in self._folders() if trial > wanted.open]:
-            shutil.rmtree(self._folder(trial))
-            self._folders().remove(trial)
-        if wanted.open in self._folders():
-            accepted = {self.place(wanted.open, client, digest) for client, digest in wanted.accepted}
-            for place in self._places(wanted.open):
-                if place not in accepted:
-                    _remove(place)
+        accepted = {self.place(wanted.open, client, digest) for client, digest in wanted.accepted}
+        for trial in [trial for trial in there if trial >= wanted.open]:
+            for place in there[trial] - accepted:
+                _remove(place)
+            there[trial] &= accepted
 
-    def _keep(self, trial: Trial) -> None:
-        """Its files stay, but not as rooms."""
-        prefix = self._folder(trial)
-        with self._lock:
-            for place in [place for place in self._held if place.startswith(prefix)]:
-                del self._held[place]
-
-    def _give_back(self, trial: Trial) -> None:
-        for place in self._places(trial):
-            with self._lock:
-                room = self._held.pop(place, None)
-                if room is not None and not self._closed and len(self._spare) < KEPT:
-                    room.place = self._part()
-                    os.rename(place, room.place)  # noqa: PTH104 -- see above
-                    self._spare.append(room)
-                    continue
+    def _give_back(self, place: str) -> None:
+        room = self._held.pop(place, None)
+        if room is None or self._closed or len(self._spare) >= KEPT:
             _remove(place)
-        with suppress(OSError):  # else there is something new in it, for the next time
-            os.rmdir(self._folder(trial))  # noqa: PTH106 -- see above
-            self._folders().discard(trial)
+            return
+        room.place = self._part()
+        os.rename(place, room.place)  # noqa: PTH104 -- see above
+        self._spare.append(room)
 
     def close(self) -> None:
         """The run is over: spare rooms go, and no more are kept. What is accepted stays where it is."""
@@ -192,19 +176,15 @@ class Spool:
         """An absent, unique one."""
         return f"{self._prefix}{os.getpid()}.{next(self._counter)}{PART}"
 
-    def _folder(self, trial: Trial) -> str:
-        return f"{self._prefix}{trial[0]:06d}.{trial[1]}/"
-
-    def _places(self, trial: Trial) -> Collection[str]:
-        folder = self._folder(trial)
-        return [folder + name for name in names(folder)]
-
-    def _folders(self) -> set[Trial]:
+    def _accepted(self) -> dict[Trial, set[str]]:
         """Only this object makes and removes any, so that one look is enough."""
-        if self._trials is None:
-            found = (_ROUND.fullmatch(name) for name in names(self.folder))
-            self._trials = {(int(one[1]), int(one[2])) for one in found if one}
-        return self._trials
+        if self._there is None:
+            self._there = {}
+            for name in names(self.folder):
+                if found := _UPDATE.fullmatch(name):
+                    trial = (int(found[1]), int(found[2]))
+                    self._there.setdefault(trial, set()).add(self._prefix + name)
+        return self._there
 
 
 def _make(place: str, nbytes: int) -> mmap.mmap:

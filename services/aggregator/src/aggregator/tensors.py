@@ -99,9 +99,11 @@ class Mapped:
 
 
 class Draft:
-    """A message being written to a file nobody knows of yet: its space is taken first, then it is filled in.
+    """A message being written to a file nobody knows of yet.
 
-    A context manager; leaving it closes the file, and removes it where an exception passes through.
+    A context manager; leaving it closes the file, and removes it where an exception passes through. Its space
+    is not taken first: a file that lives for a round then need never reach the disk, while one that has its
+    space there waits for the disk when it is removed.
     """
 
     def __init__(self, path: Path, groups: Mapping[str, Manifest]) -> None:
@@ -119,7 +121,6 @@ class Draft:
         self._end = offset
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            os.posix_fallocate(self._file, 0, max(offset, 1))
             write_at(self._file, 0, header)
         except BaseException:
             self._abandon()

@@ -8,9 +8,8 @@ from __future__ import annotations
 import select
 import socket
 import time
-from collections import deque
 from collections.abc import Sequence
-from typing import Final, NoReturn, TypeAlias
+from typing import Final, NamedTuple, NoReturn, TypeAlias
 
 import httpx
 from roundtable.types import Seconds
@@ -19,9 +18,7 @@ Origin: TypeAlias = tuple[str, int]
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 IDLE: Final[Seconds] = 4.0  # a connection unused for longer is not used again: uvicorn closes its own after 5
-_SCRATCH: Final = 64 * 1024
-_HEAD_LIMIT: Final = 64 * 1024
-_LINE_LIMIT: Final = 4 * 1024
+_SCRATCH: Final = 64 * 1024  # bytes; no head or line of a reply may be longer
 _PARTS: Final = 512  # buffers given to one sendmsg; the kernel takes at most 1024
 
 _SILENT: Final = 20  # seconds
@@ -45,6 +42,15 @@ SOCKET_OPTIONS: Final[list[tuple[int, int, int]]] = [
 ]
 
 
+class Head(NamedTuple):
+    """A reply's; `fields` are its headers by their names in lower case."""
+
+    status: int
+    version: bytes
+    headers: Headers
+    fields: dict[bytes, bytes]
+
+
 class Connection:
     """A socket, and the bytes read from it that nobody has used yet. Raises httpx.TransportError."""
 
@@ -59,7 +65,10 @@ class Connection:
             raise httpx.ConnectError(str(error)) from error
         for level, option, value in SOCKET_OPTIONS:
             self._socket.setsockopt(level, option, value)
-        self._scratch = memoryview(bytearray(_SCRATCH))
+        self._readable = select.poll()
+        self._readable.register(self._socket, select.POLLIN)
+        self._memory = bytearray(_SCRATCH)
+        self._scratch = memoryview(self._memory)
         self._begin = self._end = 0  # of what is unused in it
 
     def close(self) -> None:
@@ -73,38 +82,34 @@ class Connection:
         nothing."""
         if time.monotonic() - self.since > IDLE or self._begin < self._end:
             return False
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        return not poll.poll(0)
+        return not self._readable.poll(0)
 
     def send(self, buffers: Sequence[bytes | memoryview]) -> None:
-        parts = deque(view for buffer in buffers if len(view := memoryview(buffer).cast("B")))
+        left = sum(map(len, buffers))
         try:
-            while parts:
-                sent = self._socket.sendmsg([parts[at] for at in range(min(len(parts), _PARTS))])
-                while sent:
-                    first = parts.popleft()
-                    if sent < len(first):
-                        parts.appendleft(first[sent:])
-                    sent -= min(sent, len(first))
+            while left:
+                sent = self._socket.sendmsg(buffers[:_PARTS])
+                left -= sent
+                if left:
+                    buffers = _unsent(buffers, sent)
         except TimeoutError as error:
             raise httpx.WriteTimeout(str(error)) from error
         except OSError as error:
             raise httpx.WriteError(str(error)) from error
 
-    def read_head(self) -> tuple[int, Headers, bytes]:
-        """Status, headers and version of the reply, past any that only announce it (1xx)."""
+    def read_head(self) -> Head:
+        """That of the reply, past any that only announce it (1xx)."""
         while True:
-            lines = self._until(b"\r\n\r\n", _HEAD_LIMIT).split(b"\r\n")
-            version, _, rest = lines[0].partition(b" ")
+            first, *lines = self._until(b"\r\n\r\n").split(b"\r\n")
+            version, _, rest = first.partition(b" ")
             code = rest[:3]
             if version not in (b"HTTP/1.1", b"HTTP/1.0") or not code.isdigit() or len(code) < 3:
-                malformed(f"{lines[0][:80]!r} is no HTTP/1.1 status line")
+                malformed(f"{first[:80]!r} is no HTTP/1.1 status line")
             if not code.startswith(b"1"):
-                return int(code), [_field(line) for line in lines[1:]], version
+                return Head(int(code), version, *_headers(lines))
 
     def read_line(self) -> bytes:
-        return self._until(b"\r\n", _LINE_LIMIT)
+        return self._until(b"\r\n")
 
     def fill(self, view: memoryview) -> None:
         """Exactly as many bytes as `view` has room for."""
@@ -122,15 +127,18 @@ class Connection:
         self._begin += len(piece)
         return piece
 
-    def _until(self, mark: bytes, limit: int) -> bytes:
-        found = bytearray()
-        while (at := found.find(mark)) < 0:
-            if len(found) > limit:
-                malformed(f"a head or line of more than {limit} bytes")
-            piece = self.some()
-            found += piece or cut_short()
-        self._begin -= len(found) - at - len(mark)  # what follows the mark is still in the scratch
-        return bytes(found[:at])
+    def _until(self, mark: bytes) -> bytes:
+        """What comes before the mark, which is used up as well."""
+        while (at := self._memory.find(mark, self._begin, self._end)) < 0:
+            kept = self._end - self._begin
+            if kept == _SCRATCH:
+                malformed(f"a head or line of more than {_SCRATCH} bytes")
+            self._scratch[:kept] = self._memory[self._begin : self._end]
+            self._begin, self._end = 0, kept
+            self._end += self._receive(self._scratch[kept:]) or cut_short()
+        found = self._memory[self._begin : at]
+        self._begin = at + len(mark)
+        return bytes(found)
 
     def _receive(self, view: memoryview) -> int:
         try:
@@ -141,11 +149,29 @@ class Connection:
             raise httpx.ReadError(str(error)) from error
 
 
-def _field(line: bytes) -> tuple[bytes, bytes]:
-    name, colon, value = line.partition(b":")
-    if not colon or not name or name != name.strip():
-        malformed(f"{line[:80]!r} is no header")
-    return name, value.strip(b" \t")
+def _unsent(buffers: Sequence[bytes | memoryview], sent: int) -> Sequence[bytes | memoryview]:
+    """What follows the first `sent` bytes."""
+    for number, buffer in enumerate(buffers):
+        if sent < len(buffer):
+            return [memoryview(buffer)[sent:], *buffers[number + 1 :]]
+        sent -= len(buffer)
+    return []
+
+
+def _headers(lines: list[bytes]) -> tuple[Headers, dict[bytes, bytes]]:
+    headers: Headers = []
+    fields: dict[bytes, bytes] = {}
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        if not colon or not name or name != name.strip():
+            malformed(f"{line[:80]!r} is no header")
+        value = value.strip(b" \t")
+        headers.append((name, value))
+        name = name.lower()
+        if name == b"content-length" and fields.get(name, value) != value:
+            malformed("two lengths")
+        fields[name] = value
+    return headers, fields
 
 
 def malformed(found: str) -> NoReturn:

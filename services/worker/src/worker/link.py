@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import httpx
 from pydantic import ValidationError
@@ -39,6 +39,7 @@ from roundtable.messages import Join, Joined, Message, OrderResult, Plan, Poll, 
 from roundtable.types import Digest, OrderId, RunId, Seconds
 
 from worker.account import Traffic
+from worker.connection import Headers
 from worker.transport import Answer, SocketTransport
 from worker.trust import explained
 
@@ -63,6 +64,9 @@ _STATUSES: Final[dict[int, type[RoundtableError]]] = {
 _TYPES: Final = {problem.type for problem in PROBLEMS.values()}
 
 M = TypeVar("M", bound=Message)
+Ask: TypeAlias = Callable[
+    [str, bytes, Headers, Sequence[bytes | memoryview], dict[str, Seconds], int], Answer
+]  # method, target, headers, body, time-outs, limit of the reply's body in bytes
 
 
 @dataclass(frozen=True)
@@ -98,12 +102,10 @@ class Link:
         self._session: Joined | None = None
         self._transport = transport or SocketTransport()
         self._base = base = httpx.URL(self.url)
-        self._origin = (base.raw_host.decode("ascii"), base.port or 80)
-        self._sockets = (
-            self._transport
-            if isinstance(self._transport, SocketTransport) and base.scheme == "http"
-            else None
-        )
+        self._host, self._path = base.netloc, base.raw_path.rstrip(b"/")
+        self._ask: Ask = self._exchange
+        if isinstance(self._transport, SocketTransport) and base.scheme == "http":
+            self._ask = partial(self._transport.ask, (base.raw_host.decode("ascii"), base.port or 80))
 
     def close(self) -> None:
         self._transport.close()
@@ -111,7 +113,7 @@ class Link:
     def over(self, wrap: Callable[[httpx.BaseTransport], httpx.BaseTransport]) -> Link:
         """The same session, as it is now, over another transport around this one's."""
         other = copy(self)
-        other._transport, other._sockets = wrap(self._transport), None
+        other._transport, other._ask = wrap(self._transport), other._exchange
         return other
 
     # --- the session
@@ -186,7 +188,7 @@ class Link:
         if token is None:
             token = self._session.session_token if self._session else ""
         headers = [
-            (b"host", self._base.netloc),
+            (b"host", self._host),
             (b"authorization", b"Bearer " + token.encode()),
             (b"accept-encoding", b"identity"),
             *asked,
@@ -198,14 +200,11 @@ class Link:
         elif body is not None:
             buffers = body.buffers
             headers.append((b"content-type", b"application/octet-stream"))
-        exchange = self._exchange if self._sockets is None else partial(self._sockets.ask, self._origin)
         try:
-            answer = exchange(
-                method, self._base.raw_path.rstrip(b"/") + path.encode(), headers, buffers, timeout, limit
-            )
+            answer = self._ask(method, self._path + path.encode(), headers, buffers, timeout, limit)
         except httpx.RequestError as error:
             raise Unreachable(f"{self.url}: {_reason(error)}") from None
-        self.traffic.count(bytes_in=len(answer.content), bytes_out=sum(map(len, buffers)))
+        self.traffic.count(len(answer.content), sum(map(len, buffers)))
         if not 200 <= answer.status < 300:
             raise _refusal(answer.status, answer.content, self.url + path)
         return answer
@@ -214,7 +213,7 @@ class Link:
         self,
         method: str,
         target: bytes,
-        headers: list[tuple[bytes, bytes]],
+        headers: Headers,
         buffers: Sequence[bytes | memoryview],
         timeout: dict[str, Seconds],
         limit: int,

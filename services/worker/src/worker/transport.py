@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import httpx
@@ -30,7 +30,7 @@ from roundtable.codec import Buffer
 from roundtable.errors import TooLarge
 from roundtable.types import Seconds
 
-from worker.connection import Connection, Headers, Origin, cut_short, malformed
+from worker.connection import Connection, Head, Headers, Origin, cut_short, malformed
 
 _IDLE_KEPT: Final = 8
 _ROOM_FROM: Final = 1 << 20  # bytes; the allocator keeps smaller ones by itself
@@ -62,21 +62,20 @@ class SocketTransport(httpx.BaseTransport):
         url = request.url
         if url.scheme != "http" or "upgrade" in request.headers:
             return self._stock.handle_request(request)
-        limits = _Timeouts(request.extensions.get("timeout") or {})
-        connection = self._connection((url.raw_host.decode("ascii"), url.port or 80), limits)
+        timeout = request.extensions.get("timeout") or {}
+        connection = self._connection((url.raw_host.decode("ascii"), url.port or 80), timeout)
         try:
             head = _head(request.method, url.raw_path, request.headers.raw)
-            status, headers, version, body = self._exchange(
-                connection, request.method, lambda: _send(connection, head, request), limits
-            )
-            extensions: dict[str, object] = {"http_version": version}
+            reply, keep = self._exchange(connection, _parts(head, request), timeout)
+            framing = _framing(request.method, reply)
+            extensions: dict[str, object] = {"http_version": reply.version}
             limit = request.extensions.get("limit")
-            if limit is not None and body.length is not None and body.length <= limit:
-                extensions["content"] = content = body.receive(self.rooms)
+            if limit is not None and isinstance(framing, int) and framing <= limit:
+                extensions["content"] = content = self._content(connection, framing, keep)
                 stream: httpx.SyncByteStream = _Received(content)
             else:
-                stream = body
-            return httpx.Response(status, headers=headers, stream=stream, extensions=extensions)
+                stream = _Body(self, connection, keep, framing)
+            return httpx.Response(reply.status, headers=reply.headers, stream=stream, extensions=extensions)
         except BaseException:
             connection.close()
             raise
@@ -96,23 +95,22 @@ class SocketTransport(httpx.BaseTransport):
 
         Raises httpx.TransportError, and TooLarge past `limit` bytes.
         """
-        limits = _Timeouts(timeout)
-        connection = self._connection(origin, limits)
+        connection = self._connection(origin, timeout)
         try:
             head = _head(method, target, [*headers, (b"content-length", b"%d" % sum(map(len, buffers)))])
-            status, fields, _, body = self._exchange(
-                connection, method, lambda: connection.send([head, *buffers]), limits
-            )
-            if body.length is not None and body.length <= limit:
-                return Answer(status, _fields(fields), body.receive(self.rooms))
-            content = bytearray()
-            for piece in body if body.length is None else ():
-                content += piece
-                if len(content) > limit:
-                    break
+            reply, keep = self._exchange(connection, ([head, *buffers],), timeout)
+            framing = _framing(method, reply)
+            if isinstance(framing, int):
+                if framing <= limit:
+                    return Answer(reply.status, reply.fields, self._content(connection, framing, keep))
             else:
-                if body.length is None:
-                    return Answer(status, _fields(fields), content)
+                content = bytearray()
+                for piece in _Body(self, connection, keep, framing):
+                    content += piece
+                    if len(content) > limit:
+                        break
+                else:
+                    return Answer(reply.status, reply.fields, content)
             raise TooLarge(f"the reply has more than the {limit} bytes allowed")
         except BaseException:
             connection.close()
@@ -124,16 +122,17 @@ class SocketTransport(httpx.BaseTransport):
             while self._idle:
                 self._idle.pop().close()
 
-    def _connection(self, origin: Origin, limits: _Timeouts) -> Connection:
+    def _connection(self, origin: Origin, timeout: Mapping[str, Seconds | None]) -> Connection:
         with self._lock:
-            for connection in [kept for kept in self._idle if not kept.usable()]:
-                self._idle.remove(connection)
-                connection.close()
+            for connection in tuple(self._idle):
+                if not connection.usable():
+                    self._idle.remove(connection)
+                    connection.close()
             for connection in reversed(self._idle):  # the one used last
                 if connection.origin == origin:
                     self._idle.remove(connection)
                     return connection
-        return Connection(origin, limits.connect)
+        return Connection(origin, timeout.get("connect"))
 
     def release(self, connection: Connection, reusable: bool) -> None:
         """The reply is in, or given up: keep the connection for another request, or close it."""
@@ -147,20 +146,31 @@ class SocketTransport(httpx.BaseTransport):
             surplus.close()
 
     def _exchange(
-        self, connection: Connection, method: str, send: Callable[[], None], limits: _Timeouts
-    ) -> tuple[int, Headers, bytes, _Body]:
-        """Status, headers, version and body, still to be received, of the reply to what `send` sends."""
-        connection.timeout(limits.write)
+        self,
+        connection: Connection,
+        parts: Iterable[Sequence[bytes | memoryview]],
+        timeout: Mapping[str, Seconds | None],
+    ) -> tuple[Head, bool]:
+        """The head of the reply to what `parts` make, whose body is still to be received; whether the
+        connection can be used again then."""
+        connection.timeout(timeout.get("write"))
         sent = True
         try:
-            send()
+            for buffers in parts:
+                connection.send(buffers)
         except httpx.WriteError:
             sent = False  # refused half-way: the reply that says why may be there already
-        connection.timeout(limits.read)
-        status, headers, version = connection.read_head()
-        fields = _fields(headers)
-        keep = sent and version == b"HTTP/1.1" and b"close" not in fields.get(b"connection", b"").lower()
-        return status, headers, version, _Body(self, connection, keep, _framing(method, status, fields))
+        connection.timeout(timeout.get("read"))
+        reply = connection.read_head()
+        closing = b"close" in reply.fields.get(b"connection", b"").lower()
+        return reply, sent and reply.version == b"HTTP/1.1" and not closing
+
+    def _content(self, connection: Connection, length: int, keep: bool) -> memoryview:
+        """All of a body of known length, in one buffer."""
+        content = self.rooms.take(length)
+        connection.fill(content)
+        self.release(connection, keep)
+        return content
 
 
 class Rooms:
@@ -185,48 +195,29 @@ class Rooms:
             return fitting.data[:nbytes]
 
 
-class _Timeouts:
-    def __init__(self, seconds: Mapping[str, Seconds | None]) -> None:
-        self.connect, self.read, self.write = (seconds.get(name) for name in ("connect", "read", "write"))
-
-
 class _Body(httpx.SyncByteStream):
-    """A reply's body as it comes. `length` in bytes; None: in chunks, or until the connection ends."""
+    """A reply's body as it comes."""
 
     def __init__(
         self, transport: SocketTransport, connection: Connection, keep: bool, framing: int | str
     ) -> None:
-        self.length = framing if isinstance(framing, int) else None
-        self._chunked = framing == "chunked"
+        self._framing = framing
         self._transport = transport
         self._connection: Connection | None = connection
         self._keep = keep and framing != "until closed"
-        if self.length == 0:
+        if framing == 0:
             self._release(self._keep)
-
-    def receive(self, rooms: Rooms) -> memoryview:
-        """All of it, of known length, in one buffer."""
-        assert self.length is not None
-        content = rooms.take(self.length)
-        if self._connection is not None:
-            self._connection.fill(content)
-            self._release(self._keep)
-        return content
 
     def __iter__(self) -> Iterator[bytes]:
         if self._connection is None:
             return
         try:
-            if self._chunked:
+            if self._framing == "chunked":
                 yield from _chunks(self._connection)
-            elif self.length is None:
-                yield from iter(self._connection.some, b"")
+            elif isinstance(self._framing, int):
+                yield from _pieces(self._connection, self._framing)
             else:
-                left = self.length
-                while left:
-                    piece = self._connection.some(left) or cut_short()
-                    left -= len(piece)
-                    yield piece
+                yield from iter(self._connection.some, b"")
         except httpx.TransportError:
             self._release(False)
             raise
@@ -256,38 +247,30 @@ def _head(method: str, target: bytes, headers: Headers) -> bytes:
     return b"".join([*parts, b"\r\n"])
 
 
-def _send(connection: Connection, head: bytes, request: httpx.Request) -> None:
+def _parts(head: bytes, request: httpx.Request) -> Iterator[Sequence[bytes | memoryview]]:
+    """What is to be sent at a time."""
     buffers: Sequence[bytes | memoryview] | None = request.extensions.get("buffers")
     if buffers is not None:
-        connection.send([head, *buffers])
+        yield [head, *buffers]
     elif isinstance(request.stream, httpx.ByteStream):
-        connection.send([head, *request.stream])
+        yield [head, *request.stream]
     else:
         chunked = request.headers.get("transfer-encoding", "").lower() == "chunked"
-        connection.send([head])
+        yield [head]
         assert isinstance(request.stream, httpx.SyncByteStream)
         for piece in request.stream:
             if piece and chunked:
-                connection.send([b"%x\r\n" % len(piece), piece, b"\r\n"])
+                yield [b"%x\r\n" % len(piece), piece, b"\r\n"]
             else:
-                connection.send([piece])
+                yield [piece]
         if chunked:
-            connection.send([b"0\r\n\r\n"])
+            yield [b"0\r\n\r\n"]
 
 
-def _fields(headers: Headers) -> dict[bytes, bytes]:
-    fields: dict[bytes, bytes] = {}
-    for name, value in headers:
-        name = name.lower()
-        if name == b"content-length" and fields.get(name, value) != value:
-            malformed("two lengths")
-        fields[name] = value
-    return fields
-
-
-def _framing(method: str, status: int, fields: dict[bytes, bytes]) -> int | str:
+def _framing(method: str, reply: Head) -> int | str:
     """How the body ends (RFC 9112, section 6.3): its length in bytes, "chunked" or "until closed"."""
-    if method == "HEAD" or status in (204, 304):
+    fields = reply.fields
+    if method == "HEAD" or reply.status in (204, 304):
         return 0
     if b"transfer-encoding" in fields:
         if fields[b"transfer-encoding"].lower() != b"chunked":
@@ -300,17 +283,21 @@ def _framing(method: str, status: int, fields: dict[bytes, bytes]) -> int | str:
     return "until closed"
 
 
+def _pieces(connection: Connection, length: int) -> Iterator[bytes]:
+    while length:
+        piece = connection.some(length) or cut_short()
+        length -= len(piece)
+        yield piece
+
+
 def _chunks(connection: Connection) -> Iterator[bytes]:
     while True:
         line = connection.read_line()
         size = _CHUNK_SIZE.fullmatch(line) or malformed(f"chunk size {line[:80]!r}")
-        left = int(size[1], 16)
-        if not left:
+        length = int(size[1], 16)
+        if not length:
             break
-        while left:
-            piece = connection.some(left) or cut_short()
-            left -= len(piece)
-            yield piece
+        yield from _pieces(connection, length)
         if connection.read_line():
             malformed("a chunk longer than it says")
     while connection.read_line():

@@ -279,7 +279,8 @@ def test_the_attempt_of_a_worker_thought_lost_is_superseded():
     lab.join("w1")
     refused = lab.send("w1", train(client), attempt=1)
     assert isinstance(only(Reject, refused).error, Superseded)
-    assert only(Accept, lab.send("w2", train(client))).key == train(client)
+    holder = lab.holder(train(client))  # w1 again, which has its share
+    assert only(Accept, lab.send(holder, train(client), attempt=3)).key == train(client)
 
 
 def test_a_superseded_attempt_with_the_accepted_content_is_a_success():
@@ -430,10 +431,65 @@ def test_ten_clients_on_five_workers_are_two_each():
     assert counts == [2] * 5
 
 
-def test_a_worker_that_comes_takes_its_share_from_the_next_round_on():
-    lab = Lab(clients=4)
+def test_a_worker_that_comes_takes_its_share_of_what_was_given_last():
+    lab = Lab(clients=5)
     lab.to_round_one("w1")
+    lab.send("w1", train(0))
+    came = lab.join("w2")
+    assert of(Withdraw, came) == [Withdraw("w1", train(4), 1), Withdraw("w1", train(3), 1)]
+    assert of(Give, came) == [Give("w2", train(4), 2), Give("w2", train(3), 2)]
+    assert only(Place, came).homes == {0: "w1", 1: "w1", 2: "w1", 3: "w2", 4: "w2"}
+    assert isinstance(only(Reject, lab.send("w1", train(4), attempt=1)).error, Superseded)
+    assert only(Close, lab.finish("train")).lost == 0  # nothing was
+
+
+def test_a_worker_that_comes_takes_nothing_from_who_has_but_one():
+    lab = Lab(clients=2)
+    lab.to_round_one("w1", "w2")
+    assert of(Give, lab.join("w3")) == []
+
+
+def test_a_worker_that_comes_takes_its_share_of_an_evaluation():
+    lab = Lab(evaluation={"shards": 4}, rounds=1)
+    lab.to_round_one("w1")
+    lab.finish("train")
+    lab.commit()
+    assert [give.key.shard for give in of(Give, lab.join("w2"))] == [3, 2]
+    lab.finish("evaluate")
+    lab.score()
+    assert lab.rounds.state == "finished"
+
+
+def test_when_all_are_lost_and_come_back_one_by_one_they_share_what_is_open():
+    lab, workers = Lab(clients=10), ("w1", "w2", "w3", "w4", "w5")
+    lab.to_round_one(*workers)
+    before = {worker: {key for other, key in lab.orders("train") if other == worker} for worker in workers}
+    again = sum(len(of(Give, lab.lose(worker))) for worker in workers)
+    lab.join("w5")
+    assert {worker for worker, _ in lab.orders("train")} == {"w5"}
+    for worker in workers[:-1]:
+        lab.join(worker)
+    after = [worker for worker, _ in lab.orders("train")]
+    assert [after.count(worker) for worker in workers] == [2] * 5
+    assert {key for worker, key in lab.orders("train") if worker == "w5"} == before["w5"]  # was at them
+    assert only(Close, lab.finish("train")).lost == again
+
+
+def test_a_machine_acted_out_by_the_real_clock_goes_on_where_it_is():
+    machines = {"samples_per_second": 100, "profiles": {"slow": {"compute": 0.5}}}
+    real, virtual = (Lab(machines=machines | {"clock": clock}) for clock in ("real", "virtual"))
+    for lab in (real, virtual):
+        lab.to_round_one("w1")
+    assert of(Give, real.join("w2")) == []
+    assert len(of(Give, virtual.join("w2"))) == 2
+
+
+def test_a_worker_that_comes_during_a_pause_gets_its_share_from_the_next_round_on():
+    lab = Lab()
+    lab.to_round_one("w1")
+    lab.tell(PauseAsked("disk full", lab.now))
     assert of(Give, lab.join("w2")) == []
+    lab.tell(ResumeAsked(lab.now))
     lab.finish("train")
     lab.commit()
     assert sorted(worker for worker, _ in lab.orders("train")) == ["w1", "w1", "w2", "w2"]

@@ -295,7 +295,26 @@ class Interleaving(RuleBasedStateMachine):
     @running
     @rule(worker=st.sampled_from(sorted(NODES)))
     def a_worker_comes(self, worker):
+        there, before = self.fit(), dict(self.desk)
+        undisturbed = self.fate is None and self.rounds.phase is not Phase.PAUSED
         self.come(worker)
+        if undisturbed and self.end is None and worker in self.present and there - {worker}:
+            self.check_shares(worker, there - {worker}, before)
+
+    def check_shares(self, worker, others, before):
+        """Nobody has two orders more of a kind than a newcomer, and nobody's only one has been taken."""
+        for kind in ("train", "evaluate"):
+            counts = {
+                other: sum(holder == other and key.kind == kind for holder, key in self.desk)
+                for other in self.present
+            }
+            if not self.settings.pinned:
+                assert max(counts.values()) - counts[worker] <= 1
+            for other in others:
+                had = [key for holder, key in before if holder == other and key.kind == kind]
+                if len(had) < 2 or self.settings.pinned:
+                    assert all((other, key) in self.desk for key in had)
+                assert bool(had) <= bool(counts[other])
 
     @running
     @rule(worker=st.sampled_from(sorted(NODES)))

@@ -10,6 +10,7 @@ from typing import Final
 from roundtable.types import Seconds
 
 from aggregator.asking import settle
+from aggregator.dealing import share
 from aggregator.events import OrderFailed, WorkerArrived, WorkerGone
 from aggregator.facts import Facts, Phase
 from aggregator.progress import go_on
@@ -19,6 +20,10 @@ FAILED_ATTEMPTS: Final = 3  # of one order, before the run fails
 
 def worker_arrived(facts: Facts, event: WorkerArrived) -> None:
     facts.staff.arrive(event)
+    fleet = facts.settings.fleet
+    # A machine that is acted out by the real clock has begun with its order as soon as it has it.
+    if facts.phase not in (Phase.CREATED, Phase.PAUSED) and (fleet is None or fleet.virtual):
+        facts.say(*share(facts.book, facts.staff, event.worker))
     _changed(facts, event.now)
 
 

@@ -24,6 +24,7 @@ class Open:
     worker: WorkerId | None = None
     failures: int = 0  # attempts that ended in a failure
     spoilt: bool = False  # the latest attempt is over: even the same worker gets another number
+    issue: int = 0  # attempts of all orders, counted: the highest was issued last; 0: before a restart
 
 
 class Book:
@@ -37,6 +38,7 @@ class Book:
         self.held: dict[WorkerId, set[Key]] = {}
         self.changed = False  # something has become idle since it was last dealt out
         self._issued = dict(issued)  # before a restart
+        self._issues = 0
         self._done: dict[Key, Open] = {}  # closed, and perhaps wanted again
 
     def want(self, keys: Iterable[Key]) -> None:
@@ -50,10 +52,16 @@ class Book:
         """To the worker that had it last: the same attempt goes on. To another: the next attempt."""
         order = self.open[key]
         if order.worker != worker or order.spoilt:
+            self._issues += 1
             order.attempt, order.worker, order.spoilt = order.attempt + 1, worker, False
+            order.issue = self._issues
         self.idle[key.kind].discard(key)
         self.held.setdefault(worker, set()).add(key)
         return Give(worker, key, order.attempt)
+
+    def hand_on(self, key: Key, worker: WorkerId) -> tuple[Withdraw | None, Give]:
+        """From whoever holds it to another, under the next attempt."""
+        return self._take(key), self.give(key, worker)
 
     def reopen(self, key: Key, present: Collection[WorkerId]) -> None:
         """It did not get in after all: whoever sent it holds it still."""
@@ -93,6 +101,11 @@ class Book:
     def all_idle(self) -> list[Key]:
         """Training first: it takes longest, and updates travel while evaluations are made."""
         return list(chain(*(sorted(self.idle[kind]) for kind in ("initialize", "train", "evaluate"))))
+
+    def hand(self, worker: WorkerId, kind: Kind) -> list[Key]:
+        """What the worker holds of a kind, in the order in which it was issued: as it is carried out."""
+        held = (key for key in self.held.get(worker, ()) if key.kind == kind)
+        return sorted(held, key=lambda key: (self.open[key].issue, key))
 
     def load(self, worker: WorkerId) -> int:
         return len(self.held.get(worker, ()))

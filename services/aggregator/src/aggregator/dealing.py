@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from roundtable.types import WorkerId
 
 from aggregator.book import Book
-from aggregator.events import Give, Key
+from aggregator.events import Give, Key, Kind, Withdraw
 from aggregator.staff import Staff
+
+SHARED: Final[tuple[Kind, ...]] = ("train", "evaluate")
 
 
 def deal(book: Book, staff: Staff) -> tuple[list[Give], int]:
@@ -35,6 +38,27 @@ def deal(book: Book, staff: Staff) -> tuple[list[Give], int]:
         gives.append(book.give(key, worker))
     book.changed = False
     return gives, again
+
+
+def share(book: Book, staff: Staff, newcomer: WorkerId) -> list[Withdraw | Give | None]:
+    """Hand on to a worker that has just come what others hold and have hardly begun: from whoever has most of
+    a kind the one issued last, until nobody has two more than the newcomer. So who has but one keeps it.
+
+    Pinned clients' orders stay where their data is.
+    """
+    said: list[Withdraw | Give | None] = []
+    if staff.pinned:
+        return said
+    for kind in SHARED:
+        hands = {worker: book.hand(worker, kind) for worker in staff.fit}
+        own = hands[newcomer]
+        while len(most := max(hands.values(), key=len)) - len(own) >= 2:
+            key = most.pop()
+            own.append(key)
+            said += book.hand_on(key, newcomer)
+            if kind == "train":
+                staff.move(key.client, newcomer)
+    return said
 
 
 def _choose(key: Key, book: Book, staff: Staff, evaluating: Mapping[WorkerId, int]) -> WorkerId | None:

@@ -37,8 +37,9 @@ CLOSING a stop waits for the commit.
 
 Orders. What is wanted is a set of keys. After each event whatever nobody present holds is given: to the
 worker that had it last under the same attempt (it came back), else to another under the next. So a lost
-worker, a refusal, a failure and a restart are one case. A key that fails FAILED_ATTEMPTS times fails the run;
-a worker that refuses is unfit, and gets nothing of this run until it arrives again.
+worker, a refusal, a failure and a restart are one case. A worker that comes takes over, under the next
+attempt, what others were given last, until it has its share of what is open. A key that fails FAILED_ATTEMPTS
+times fails the run; a worker that refuses is unfit, and gets nothing of this run until it arrives again.
 
 Waiting is not a phase but a condition that any phase can be in: something is wanted, nobody who could do it
 is there, and without it the phase cannot end. It shows (Show "waiting", with the reason), it has its time

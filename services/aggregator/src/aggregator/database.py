@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from roundtable.errors import CorruptStore, StorageFull, Unknown
 from aggregator.schema import SCHEMA, VERSION
 
 BUSY_SECONDS: Final = 5.0
+_MUCH: Final = 16_000  # pages of the log, at which SQLite itself would write them back, waiting for the disk
 _REMEDY: Final = (
     "move it away and start anew, or put it back from a copy; the weights in the run folders beside it are"
     " whole files of their own and can still be exported"
@@ -28,6 +29,7 @@ class Database:
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
         self._path = path
+        self.logged = 0  # transactions since the log was written back
 
     def close(self) -> None:
         self._connection.close()
@@ -65,12 +67,19 @@ class Database:
             try:
                 yield
                 connection.execute("COMMIT")
+                self.logged += 1
             except BaseException:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
         except sqlite3.DatabaseError as error:
             raise _translated(error, self._path) from error
+
+    def write_back(self) -> None:
+        """Put the log's pages into the file; waits for the disk. Where that fails they stay in the log."""
+        self.logged = 0
+        with suppress(sqlite3.DatabaseError):
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
 
 def open_database(path: Path) -> Database:
@@ -87,6 +96,7 @@ def open_database(path: Path) -> Database:
         db.row_factory = sqlite3.Row
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
+        db.execute(f"PRAGMA wal_autocheckpoint = {_MUCH}")  # before that: `write_back`
         db.execute("PRAGMA foreign_keys = ON")
         _check(db, path)
     except sqlite3.DatabaseError as error:

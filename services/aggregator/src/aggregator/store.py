@@ -38,6 +38,7 @@ from aggregator.rows import (
 )
 
 FILE: Final = "lab.sqlite"  # in STATE_DIR
+LONG: Final = 250  # transactions, of some pages each
 
 Durability = Literal["process", "power"]
 
@@ -57,6 +58,15 @@ class Store:
     def together(self) -> AbstractContextManager[None]:
         """What is done within it is one transaction."""
         return self._db.transaction()
+
+    @property
+    def log_is_long(self) -> bool:
+        """Whether it is time to `write_back`."""
+        return self._db.logged >= LONG
+
+    def write_back(self) -> None:
+        """SQLite's log into its file: nothing changes but how fast things are found. Waits for the disk."""
+        self._db.write_back()
 
     def set_durability(self, durability: Durability) -> None:
         """Of everything written from now on; set when a run becomes the active one."""

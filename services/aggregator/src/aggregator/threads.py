@@ -48,8 +48,12 @@ class StoreThread(OneThread):
     async def at_once(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """For a few rows. In the thread all the same where it is busy, or the store waits for the disk."""
         if self.busy or self.store.waits_for_disk:
-            return await self.call(function, *args, **kwargs)
-        return function(*args, **kwargs)
+            result = await self.call(function, *args, **kwargs)
+        else:
+            result = function(*args, **kwargs)
+        if self.store.log_is_long and not self.busy:  # nobody waits for that, and it must not hold up the event loop
+            self._latest = self._executor.submit(self.store.write_back)
+        return result
 
     async def open(self, path: Path) -> None:
         """Raises CorruptStore, StorageFull."""

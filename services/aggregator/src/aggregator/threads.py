@@ -51,7 +51,7 @@ class StoreThread(OneThread):
             result = await self.call(function, *args, **kwargs)
         else:
             result = function(*args, **kwargs)
-        if self.store.log_is_long and not self.busy:  # nobody waits for that, and it must not hold up the event loop
+        if self.store.log_is_long and not self.busy:  # nobody waits for it, the event loop least of all
             self._latest = self._executor.submit(self.store.write_back)
         return result
 

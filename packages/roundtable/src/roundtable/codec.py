@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
@@ -89,8 +89,13 @@ class Encoded:
 
     buffers: tuple[memoryview | bytes, ...]
     nbytes: int
-    digest: Digest
+    lines: bytes  # that the content hash begins with
     overflowed: int  # float16: arrays sent as float32 instead
+
+    @cached_property
+    def digest(self) -> Digest:
+        """Worked out when it is asked for: who reads an update hashes what arrived."""
+        return _digest(self.lines, self.buffers[1:])
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,8 @@ class Examined:
 def encode(groups: Groups, metadata: Mapping[str, str] = {}, wire: Wire = "float32") -> Encoded:
     """The message holding `groups`. wire = "float16" rounds each float32 array unless it would overflow.
 
-    The buffers are views of the arrays where these are contiguous: do not change them before they are sent.
+    The buffers are views of the arrays where these are contiguous: do not change them before they are sent
+    (and hashed).
     """
     form = _form_of(groups)
     sent, codes = _arrays(groups), form.codes
@@ -129,7 +135,7 @@ def encode(groups: Groups, metadata: Mapping[str, str] = {}, wire: Wire = "float
     return Encoded(
         (header, *data),
         len(header) + sum(map(len, data)),
-        _digest(form.lines_of(codes), data),
+        form.lines_of(codes),
         codes.count("F32") if wire == "float16" else 0,
     )
 
@@ -380,7 +386,7 @@ def _line(name: str, code: str, spec: ArraySpec) -> str:
     return f"{name} {code} {shape} {'trainable' if spec.trainable else 'fixed'}\n"
 
 
-def _digest(lines: bytes, data: list[memoryview]) -> Digest:
+def _digest(lines: bytes, data: Sequence[memoryview | bytes]) -> Digest:
     hasher = blake3(lines)
     for piece in data:
         hasher.update(piece)

@@ -85,7 +85,9 @@ def test_a_faulty_experiment_is_one_line_and_starts_nothing(
         (["status", "--url", "ftp://x"], "is not an address"),
         (["export", "latest", "model.h5"], "must end in .safetensors or .keras"),
         (["export", "latest", "{home}/no/model.keras"], "there is no folder"),
-        (["partition", "{good}", "--plot", "{home}/plot.xyz"], "--plot"),
+        (["partition", "{good}", "--plot", "{home}/plot.xyz"], "must end in .png, .svg or .pdf"),
+        (["partition", "{good}", "--plot", "{home}/plot"], "must end in .png, .svg or .pdf"),
+        (["partition", "{good}", "--plot", "."], "must end in .png, .svg or .pdf"),
         (["report", "nothing", "--runs-dir", "{home}/none"], "there are no runs"),
     ],
 )

@@ -159,8 +159,6 @@ def save_partition(spread: Spread, path: Path, title: str) -> None:
             figure.savefig(path, dpi=150)
         except OSError as error:
             raise InvalidSetting(f"--plot {path}: {error.strerror or error}") from None
-        except ValueError as error:  # of another ending
-            raise InvalidSetting(f"--plot {path}: {error}") from None
 
 
 def partition_figure(spread: Spread) -> Figure:

@@ -90,6 +90,8 @@ def partition(
     as_json: Json = False,
 ) -> int:
     """Show how an experiment spreads its data: training examples by client and label."""
+    if plot is not None and plot.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise InvalidInput(f"--plot {plot}: its name must end in .png, .svg or .pdf, for what is drawn")
     loaded = experiments.load(experiment)
     found = data.spread(loaded, Folders(RUNS, tasks_dir, datasets_dir))
     if found is None:

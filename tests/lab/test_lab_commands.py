@@ -166,6 +166,20 @@ def test_check_tells_sizes_as_json(good: Path, capsys: pytest.CaptureFixture[str
     assert max(body["sizes"]) - min(body["sizes"]) <= 1
 
 
+def test_check_says_no_span_where_all_clients_have_as_much(
+    good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_app(["check", str(good)]) == Exit.DONE
+    told = capsys.readouterr().out
+    assert "  all 4 clients take part in a round, 359 to 360 training examples each\n" in told
+    alike = tmp_path / "alike.toml"
+    alike.write_text(GOOD.replace("count = 4", "count = 2\nfraction = 0.5"))
+    assert run_app(["check", str(alike)]) == Exit.DONE
+    assert "  1 of 2 clients take part in a round, 719 training examples each\n" in capsys.readouterr().out
+    assert run_app(["partition", str(alike)]) == Exit.DONE
+    assert "2 clients of 719 examples" in capsys.readouterr().out
+
+
 def test_partition_counts_every_example_once_and_draws(
     good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -68,13 +68,10 @@ def check(
     out.print(f"  {title(loaded)}")
     if about := data.described(loaded, tasks_dir):
         out.print(f"  {about}", soft_wrap=True)
-    cohort = f"{loaded.cohort_size} of {loaded.clients.count} clients take part in a round"
-    held = (
-        f", {min(sizes):,} to {max(sizes):,} training examples each"
-        if sizes
-        else ", each with the data of its node"
-    )
-    out.print(f"  {cohort}{held}")
+    asked, count = loaded.cohort_size, loaded.clients.count
+    cohort = f"{asked} of {count}" if asked < count else f"all {count}"
+    held = f"{tables.span(sizes)} training examples each" if sizes else "each with the data of its node"
+    out.print(f"  {cohort} clients take part in a round, {held}")
     if expected is not None:
         out.print(tables.forecast(expected, loaded.machines.clock))
     return Exit.DONE

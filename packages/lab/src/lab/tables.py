@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from rich import box
@@ -80,10 +80,16 @@ def partition(spread: Spread) -> RenderableType:
     sums = [sum(column) for column in zip(*spread.counts, strict=True)]
     table.add_section()
     table.add_row("all", *(str(value) for value in sums), str(sum(sums)))
-    sizes = [sum(row) for row in spread.counts]
-    words = f"{len(sizes)} clients of {min(sizes):,} to {max(sizes):,} examples"
+    words = f"{len(spread.counts)} clients of {span(sum(row) for row in spread.counts)} examples"
     rest = len(spread.counts) - _CLIENTS
     return Group(table, Text(f"… and {rest} more clients" if rest > 0 else "", style="dim"), Text(words))
+
+
+def span(sizes: Iterable[int]) -> str:
+    """From the least to the most."""
+    known = sorted(sizes)
+    least, most = known[0], known[-1]
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
 def forecast(expected: Forecast, clock: str) -> RenderableType:

@@ -226,7 +226,8 @@ class Board:
                 self._sending = None
             if self._queue:  # there is room for another update
                 self._work.notify_all()
-            self._mail.notify_all()
+            if self._closed:  # the send thread may have waited for this one only
+                self._mail.notify_all()
             self._changed.notify_all()
 
     def pause(self, seconds: Seconds, held: Held | None = None) -> bool:

@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from lab import verification
 from lab.commands import run_app
 from lab.exits import Exit, exit_of
+from lab.native import Folders
 from roundtable.errors import (
     CorruptStore,
     InvalidExperiment,
@@ -164,6 +166,22 @@ def test_check_tells_sizes_as_json(good: Path, capsys: pytest.CaptureFixture[str
     body = json.loads(capsys.readouterr().out)
     assert (body["cohort"], len(body["sizes"])) == (4, 4)
     assert max(body["sizes"]) - min(body["sizes"]) <= 1
+
+
+@pytest.mark.parametrize(
+    ("folded", "words"),
+    [
+        ([], "  no round folded again: that takes updates that are kept (keep.updates)"),
+        ([3], "  1 round folded again from kept updates, to the same bits"),
+    ],
+)
+def test_verify_does_not_call_a_round_folded_again_that_was_not(
+    monkeypatch: pytest.MonkeyPatch, folded: list[int], words: str
+) -> None:
+    found = {"run": "r", "rounds": 3, "head": None, "files": 2, "folded": folded, "problems": []}
+    done = subprocess.CompletedProcess([], 0, json.dumps(found | {"holds": True}), "")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    assert words in verification.of_files("r", Folders()).lines
 
 
 def test_check_says_no_span_where_all_clients_have_as_much(

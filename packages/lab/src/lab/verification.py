@@ -72,10 +72,12 @@ def _known_head(folder: Path) -> list[str]:
 
 
 def _words(body: Any) -> list[str]:
+    folded = len(body["folded"])
+    again = f"{_count(folded, 'round')} folded again from kept updates, to the same bits"
     lines = [
         f"{body['run']}: {body['rounds']} rounds, ledger's head {body['head'] or 'unknown'}",
         f"  {_count(body['files'], 'kept file')} compared with their hashes",
-        f"  {_count(len(body['folded']), 'round')} folded again from kept updates, to the same bits",
+        f"  {again if folded else 'no round folded again: that takes updates that are kept (keep.updates)'}",
     ]
     lines += [f"  PROBLEM: {problem}" for problem in body["problems"]]
     if body["problems"]:

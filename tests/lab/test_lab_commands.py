@@ -78,6 +78,8 @@ def test_a_faulty_experiment_is_one_line_and_starts_nothing(
         (["check", "."], "cannot be read"),
         (["study", "run", "nowhere.toml"], "lab: nowhere.toml: cannot be read"),
         (["partition", "{good}", "--plot", "{home}/no/x.png"], "/no/x.png: No such file or directory"),
+        (["study", "run", "nowhere.toml", "--minutes", "-3"], "--minutes -3: some time above 0 is needed"),
+        (["study", "run", "nowhere.toml", "--minutes", "nan"], "--minutes nan: some time above 0 is needed"),
         (["fly"], "No such command 'fly'"),
         (["run", "x.toml", "--wrokers", "3"], "--wrokers"),
         (["run", "{good}", "--workers", "0"], "--workers 0: at least one is needed"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from difflib import get_close_matches
 from pathlib import Path
@@ -93,6 +94,8 @@ def run(
     Ctrl-C and crashes lose the repeat under way at most: the same command goes on.
     """
     began = psutil.Process().create_time()
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise InvalidSetting(f"--minutes {minutes:g}: some time above 0 is needed")
     file, sections = load(study)
     if url is not None:
         checked_url(url)

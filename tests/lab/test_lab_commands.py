@@ -23,6 +23,8 @@ from roundtable.errors import (
     Unreachable,
 )
 
+from tests.lab.studies import tiny
+
 ROOT = Path(__file__).parents[2]
 GOOD = 'name = "good"\ntask = "digits"\n[clients]\ncount = 4\n'
 
@@ -184,6 +186,15 @@ def test_verify_does_not_call_a_round_folded_again_that_was_not(
     done = subprocess.CompletedProcess([], 0, json.dumps(found | {"holds": True}), "")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
     assert words in verification.of_files("r", Folders()).lines
+
+
+def test_a_study_trusts_the_authority_of_a_lab_elsewhere_that_it_is_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ca = tmp_path / "ca.pem"
+    command = ["study", "run", tiny(tmp_path), "--out", tmp_path, "--url", "https://127.0.0.1:1", "--ca", ca]
+    assert run_app([str(argument) for argument in command]) == Exit.BAD_INPUT
+    assert f"lab: --ca {ca}: No such file or directory" in capsys.readouterr().err
 
 
 def test_check_says_no_span_where_all_clients_have_as_much(

@@ -17,7 +17,7 @@ from lab.api import checked_url
 from lab.exits import Exit
 from lab.live import clock, percent
 from lab.native import Folders
-from lab.options import DATASETS, TASKS, Datasets, NoLive, Port, Tasks, TokenFile, Url, out
+from lab.options import DATASETS, TASKS, Ca, Datasets, NoLive, Port, Tasks, TokenFile, Url, out
 from lab.place import Place
 from lab.study import pace, ready
 from lab.study.conduct import MINUTE, Conduct
@@ -78,6 +78,7 @@ def run(
     ] = False,
     url: Url = None,
     admin_token_file: TokenFile = None,
+    ca: Ca = None,
     grafana: Annotated[
         str | None,
         typer.Option(
@@ -102,7 +103,7 @@ def run(
     found = ready.check(sections, Folders(out_dir, tasks_dir, datasets_dir), elsewhere=url is not None)
     show: Show = Live(out) if out.is_terminal and not no_live else Plain(out)
     budget = minutes if minutes is not None else file.budget_minutes
-    place = Place(Folders(out_dir / ".lab", tasks_dir, datasets_dir), url, admin_token_file, port)
+    place = Place(Folders(out_dir / ".lab", tasks_dir, datasets_dir), url, admin_token_file, port, ca=ca)
     number = workers or max(section.study.workers for section in sections)
     with Sitting(place, number, show, grafana, keep_weights) as sitting:
         conduct = Conduct(

@@ -208,4 +208,6 @@ def loads(text: str, source: str = "experiment") -> Experiment:
         body = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InvalidExperiment(f"{source}: is not TOML ({error})") from None
+    if "task" not in body and body.keys() & {"experiment", "factors", "parts"}:
+        raise InvalidExperiment(f"{source}: is a study, not an experiment: `lab study run` takes it")
     return parse(body, source)

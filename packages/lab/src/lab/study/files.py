@@ -244,6 +244,8 @@ def _resolved(study: Study, path: Path) -> Study:
 
 def _read(path: Path) -> Study:
     body = _toml(path)
+    if "task" in body and not body.keys() & {"base", "experiment", "factors", "parts"}:
+        raise InvalidStudy(f"{path}: is an experiment, not a study: `lab run` takes it")
     try:
         return Study.model_validate(body)
     except ValidationError as error:

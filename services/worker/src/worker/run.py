@@ -26,6 +26,7 @@ class Kept(Generic[T]):
         self._limit = limit
         self._size = size
         self._contents: OrderedDict[Digest, T] = OrderedDict()
+        self._total = 0
 
     def get(self, digest: Digest) -> T | None:
         if digest in self._contents:
@@ -33,19 +34,22 @@ class Kept(Generic[T]):
         return self._contents.get(digest)
 
     def keep(self, digest: Digest, content: T) -> None:
+        if digest not in self._contents:
+            self._total += self._size(content)
         self._contents[digest] = content
         self._contents.move_to_end(digest)
-        while len(self._contents) > 1 and self._total() > self._limit:
-            self._contents.popitem(last=False)
+        while len(self._contents) > 1 and self._total > self._limit:
+            self._forget_one()
 
     def make_room(self) -> None:
         """For one more that is as large as the largest kept."""
-        sizes = [self._size(content) for content in self._contents.values()]
-        while self._contents and self._total() + max(sizes) > self._limit:
-            self._contents.popitem(last=False)
+        largest = max(map(self._size, self._contents.values()), default=0)
+        while self._contents and self._total + largest > self._limit:
+            self._forget_one()
 
-    def _total(self) -> int:
-        return sum(self._size(content) for content in self._contents.values())
+    def _forget_one(self) -> None:
+        _, content = self._contents.popitem(last=False)
+        self._total -= self._size(content)
 
 
 class Run:

@@ -94,11 +94,6 @@ class Agent:
         for thread in self._threads:
             thread.start()
 
-    @property
-    def working(self) -> bool:
-        """Whether a training is still under way (after `leave`: one that took too long)."""
-        return self._threads[1].is_alive()
-
     def leave(self, grace: Seconds) -> None:
         """End: what is being trained or sent gets `grace` seconds, the rest goes back to the aggregator."""
         self.board.close()

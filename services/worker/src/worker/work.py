@@ -71,7 +71,7 @@ class Work:
         self._brought: dict[Digest, Buffer] = {}  # a message that came with its orders
 
     def bring(self, orders: Iterable[Order], message: Buffer) -> None:
-        """From another thread: the global message that these orders will need, unchecked."""
+        """From any thread: the global message that these orders will need, unchecked."""
         self._brought = {
             order.weights: message for order in orders if order.kind == "train" and order.weights
         }

@@ -291,7 +291,7 @@ def test_a_worker_that_dies_is_shown_and_the_run_goes_on(finished: Finished, tmp
     worker.kill()
     said = running.end()
     assert running.process.returncode == 0, said
-    assert "! worker-2 was killed by signal 9" in said
+    assert "! worker-2 was killed by signal 9 (log: " in said
     assert results.read(runs / "latest").final.weights_hash == finished.weights_hash
 
 
@@ -315,7 +315,7 @@ def test_when_the_aggregator_dies_the_command_ends_with_one_line(finished: Finis
     next(child for child in children_of(runs) if "aggregator" in child.cmdline()).kill()
     said = running.end(20)
     assert running.process.returncode == 3, said
-    assert "lab: the aggregator was killed by signal 9" in said
+    assert "lab: the aggregator was killed by signal 9 (log: " in said
     assert children_of(runs) == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import signal
 import threading
 from typing import TypeAlias
 
@@ -89,7 +90,7 @@ def _mourn(native: Native, run: RunId, progress: Progress, show: Show) -> None:
 def _fate(child: Child) -> str:
     code = child.process.returncode
     how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-    words = child.last_words
+    words = "" if code == -signal.SIGKILL else child.last_words  # nobody says why it is killed
     return f"{how}{': ' + words if words else ''} (log: {child.log})"
 
 

@@ -85,6 +85,7 @@ def test_a_faulty_experiment_is_one_line_and_starts_nothing(
         (["study", "check", "{good}"], "good.toml: is an experiment, not a study: `lab run` takes it"),
         (["check", "studies/quick.toml"], "quick.toml: is a study, not an experiment: `lab study run`"),
         (["run", "studies/nodes.toml"], "nodes.toml: is a study, not an experiment: `lab study run`"),
+        (["node", "add", "pi-1", "--board", "pc"], "Invalid value for '--board': 'pc' is not one of"),
         (["fly"], "No such command 'fly'"),
         (["run", "x.toml", "--wrokers", "3"], "--wrokers"),
         (["run", "{good}", "--workers", "0"], "--workers 0: at least one is needed"),

@@ -51,7 +51,8 @@ def run_app(arguments: Sequence[str]) -> int:
             raise  # a fault of ours: show where
         context = getattr(error, "ctx", None)
         remedy = f"see `{context.command_path if context else 'lab'} --help`"
-        return _refuse(f"{words().rstrip('.')}: {remedy}", Exit.BAD_INPUT) if words() else Exit.BAD_INPUT
+        told = words().rstrip(".").replace(": Value error, ", ": ")  # pydantic's word for typer's enums
+        return _refuse(f"{told}: {remedy}", Exit.BAD_INPUT) if told else Exit.BAD_INPUT
 
 
 def _refuse(message: str, code: Exit) -> Exit:

@@ -119,9 +119,7 @@ class Closing:
         run = self._run
         try:
             wanted = await self._storing.at_once(self._store.wanted, run.id, run.experiment.keep)
-            if self._small:
-                run.files.tidy(wanted)
-            else:
-                await self._folding.call(run.files.tidy, wanted)
+            # Beside the event loop, however little it is: removing a file may wait for the disk.
+            await self._folding.call(run.files.tidy, wanted)
         except (RoundtableError, OSError) as error:
             trouble("files that are not needed could not be removed", run=run.id, detail=str(error))

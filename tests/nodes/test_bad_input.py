@@ -146,7 +146,7 @@ def test_another_version(server: tuple[Hosts, Process, str]) -> None:
     node = hosts.node("pi-old", url, OLD)
     assert node.code() == 2
     (line,) = node.lines
-    assert line.startswith("worker: this worker speaks protocol version 0; ") and "update the worker" in line
+    assert line.startswith("worker: the worker speaks protocol version 0, this aggregator version 1: update")
     with pytest.raises(IncompatibleVersion, match="version 0, this aggregator version 1: update the worker"):
         link(hosts, url).join(introduction(protocol=0))
     assert "update the worker" in aggregator.field("join refused", "version 0")

@@ -145,13 +145,12 @@ def test_a_wrong_token_is_one_line_and_exit_code_2(process: Start, tmp_path: Pat
 
 
 def test_another_protocol_version_is_one_line_and_exit_code_2(process: Start, aggregator: Aggregator) -> None:
-    refusal = problem(426, "incompatible-version", "this aggregator speaks version 7: update the worker")
+    told = "the worker speaks protocol version 1, this aggregator version 7: update the worker"
+    refusal = problem(426, "incompatible-version", told)
     aggregator.meddle = lambda _method, path: refusal if path == "/v1/join" else None
     code, lines = end_of(process())
     assert code == 2
-    assert lines == [
-        "worker: this worker speaks protocol version 1; this aggregator speaks version 7: update the worker"
-    ]
+    assert lines == [f"worker: {told}"]
 
 
 def test_a_bad_setting_is_one_line_and_exit_code_2(process: Start, tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ from random import Random
 
 from roundtable.codec import Encoded
 from roundtable.errors import (
-    IncompatibleVersion,
     InvalidInput,
     InvalidSetting,
     NotPossible,
@@ -33,7 +32,7 @@ from roundtable.errors import (
     Unknown,
     problem_of,
 )
-from roundtable.messages import PROTOCOL, Join, OrderResult, Poll
+from roundtable.messages import Join, OrderResult, Poll
 from roundtable.types import Seconds
 
 from worker.account import cpu_seconds, memory_bytes
@@ -160,10 +159,6 @@ class Agent:
                 raise InvalidSetting(
                     f"AGGREGATOR_URL: what answers at {self._link.url} is no aggregator ({error}): "
                     "check the address"
-                ) from None
-            except IncompatibleVersion as error:
-                raise IncompatibleVersion(
-                    f"this worker speaks protocol version {PROTOCOL}; {error}"
                 ) from None
             except (*PASSING, NotPossible) as error:
                 reason = re.sub(r"\d+", "", str(error))  # whose figures change with each try

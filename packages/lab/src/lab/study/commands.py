@@ -44,7 +44,7 @@ app = typer.Typer(
 @app.command()
 def check(study: StudyFile, tasks_dir: Tasks = TASKS, datasets_dir: Datasets = DATASETS) -> int:
     """Check a study, its tasks and its data, and list its cells, without running anything."""
-    _, sections = load(study)
+    file, sections = load(study)
     folders = Folders(OUT, tasks_dir, datasets_dir)
     runs = 0
     for found in ready.check(sections, folders, elsewhere=False):
@@ -56,7 +56,9 @@ def check(study: StudyFile, tasks_dir: Tasks = TASKS, datasets_dir: Datasets = D
             about = f"{pace.kind(cell.experiment)}, {cell.experiment.rounds.count} rounds"
             out.print(f"  {cell.id:<40} {about}", soft_wrap=True, markup=False)
         runs += len(found.cells) * own.repeats
-    out.print(f"{study}: fine: {runs} runs in all")
+    budget = file.budget_minutes
+    fewer = f", or fewer repeats to end in {budget:g} minutes" if budget else ""
+    out.print(f"{study}: fine: {runs} runs in all{fewer}")
     return Exit.DONE
 
 

@@ -173,6 +173,7 @@ def running(folder: Path, published_on: str = "127.0.0.1") -> Iterator[PageLab]:
     opened = PageLab(folder, published_on=published_on)
     try:
         opened.start_aggregator()
+        opened.token("admin")  # it is there once somebody listens
         yield opened
     finally:
         opened.stop()

@@ -69,6 +69,14 @@ def process(aggregator: Aggregator, tmp_path: Path) -> Iterator[Start]:
                 pipe.close()
 
 
+def trains(aggregator: Aggregator, *orders: str) -> None:
+    """Until the worker says that it holds these and has begun with the first."""
+    aggregator.wait_for(
+        lambda: aggregator.holding == orders and aggregator.polls[-1].doing.startswith("training"),
+        "an order to be begun",
+    )
+
+
 def end_of(child: subprocess.Popen[str]) -> tuple[int, list[str]]:
     """Exit code and the lines of its log."""
     assert child.stderr is not None
@@ -82,20 +90,20 @@ def test_a_signal_lets_a_short_training_end_and_hands_the_rest_back(
 ) -> None:
     child = process()
     digest = aggregator.publish(1.0)
-    aggregator.give(order(5, weights=digest), order(6, weights=digest))
-    aggregator.wait_for(lambda: "o6" in aggregator.holding, "both orders to be held")
+    aggregator.give(order(10, weights=digest), order(11, weights=digest))
+    trains(aggregator, "o10", "o11")
     asked = time.monotonic()
     child.send_signal(number)
     code, lines = end_of(child)
     assert code == 0 and time.monotonic() - asked < 5
-    assert aggregator.arrived == ["o5"] and aggregator.left == 1
+    assert aggregator.arrived == ["o10"] and aggregator.left == 1
     assert ['"event": "joined"' in lines[0], '"event": "leaving"' in lines[-1]] == [True, True]
 
 
 def test_a_signal_does_not_wait_for_a_long_training(process: Start, aggregator: Aggregator) -> None:
     child = process("--leave-seconds", "0.5")
     aggregator.give(order(300, weights=aggregator.publish(1.0)))
-    aggregator.wait_for(lambda: "o300" in aggregator.holding, "the order to be held")
+    trains(aggregator, "o300")
     asked = time.monotonic()
     child.terminate()
     code, _ = end_of(child)
@@ -106,7 +114,7 @@ def test_a_signal_does_not_wait_for_a_long_training(process: Start, aggregator: 
 def test_a_second_signal_ends_it_at_once(process: Start, aggregator: Aggregator) -> None:
     child = process()
     aggregator.give(order(300, weights=aggregator.publish(1.0)))
-    aggregator.wait_for(lambda: "o300" in aggregator.holding, "the order to be held")
+    trains(aggregator, "o300")
     child.terminate()
     assert child.stderr is not None
     with pytest.raises(subprocess.TimeoutExpired):

@@ -278,7 +278,8 @@ def _levels(axes: Any, summary: Summary, factor: Factor, measure: Measure) -> in
         axes.set_xticks(places, names)
         axes.minorticks_off()
     else:
-        axes.set_xticks(places, names, rotation=20 if max(map(len, names)) > 9 else 0)
+        aslant = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}  # each ends at its own mark
+        axes.set_xticks(places, names, **(aslant if max(map(len, names)) > 9 else {}))
         axes.set_xlim(-0.5, len(names) - 0.5)
         axes.grid(axis="x", visible=False)
     axes.set_xlabel(factor.label or factor.name)

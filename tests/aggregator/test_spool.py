@@ -65,6 +65,29 @@ def test_a_room_given_back_serves_the_next_upload_and_shows_nothing_of_the_last(
     assert bytes(room.content) == file.read_bytes() == b"b" * 99_000
 
 
+def test_an_upload_is_discarded_unless_it_was_accepted_meanwhile(tmp_path: Path) -> None:
+    held = Spool(tmp_path)
+    refused, accepted = fill(held, b"a" * 1000), fill(held, b"b" * 1000)
+    held.accept(accepted, (1, 1), 0, DIGEST)
+    for room in (refused, accepted):
+        held.discard(room)
+    assert held.path((1, 1), 0, DIGEST).read_bytes() == b"b" * 1000
+    assert names(tmp_path) == {f"000001.1.000000.{DIGEST}.safetensors"}
+    held.tidy(wanted((2, 1)))
+    held.discard(accepted)  # its file is a spare room by now, and no longer its own
+    assert len(names(tmp_path)) == 1
+
+
+def test_a_room_whose_file_is_gone_keeps_no_other_from_being_tidied(tmp_path: Path) -> None:
+    held = Spool(tmp_path)
+    for client in range(4):
+        held.accept(fill(held, b"a" * 1000), (1, 1), client, DIGEST)
+    held.path((1, 1), 2, DIGEST).unlink()
+    held.tidy(wanted((2, 1)))
+    held.close()
+    assert names(tmp_path) == set()
+
+
 def test_a_room_is_never_given_away_while_it_is_in_use(tmp_path: Path) -> None:
     held = Spool(tmp_path)
     under_way, accepted, kept = (fill(held, letter * 1000) for letter in (b"a", b"b", b"c"))

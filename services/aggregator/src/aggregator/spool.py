@@ -93,8 +93,9 @@ class Spool:
         room.nbytes = nbytes
 
     def discard(self, room: Room) -> None:
-        """Remove an upload that was not accepted."""
-        _remove(room.place)
+        """Remove an upload, unless it was accepted meanwhile: its sender may be gone before that is known."""
+        if room.place.endswith(PART):
+            _remove(room.place)
 
     def accept(self, room: Room, trial: Trial, client: ClientId, digest: Digest) -> None:
         """Move a checked upload to its place, durably for this run; after that the store may record it."""
@@ -131,6 +132,7 @@ class Spool:
     def tidy(self, wanted: Wanted, *, starting: bool = False) -> None:
         """Updates that are not wanted go, their rooms are for later uploads. `starting`: no upload is under
         way, so left-overs of a crash go too."""
+        gone: list[str] = []
         with self._lock:
             there = self._accepted()
             if starting:
@@ -140,8 +142,9 @@ class Spool:
                     for place in there[trial]:
                         self._held.pop(place, None)  # it stays, but not as a room
                 elif trial < wanted.open:
-                    for place in there.pop(trial):
-                        self._give_back(place)
+                    gone += [place for place in there.pop(trial) if not self._given_back(place)]
+        for place in gone:  # without the lock: it may wait for the disk, and uploads come in
+            _remove(place)
 
     def _clear_left_overs(self, there: dict[Trial, set[str]], wanted: Wanted) -> None:
         for name in names(self.folder):
@@ -153,14 +156,18 @@ class Spool:
                 _remove(place)
             there[trial] &= accepted
 
-    def _give_back(self, place: str) -> None:
+    def _given_back(self, place: str) -> bool:
+        """Whether it is a spare room now; else its file is to go."""
         room = self._held.pop(place, None)
         if room is None or self._closed or len(self._spare) >= KEPT:
-            _remove(place)
-            return
-        room.place = self._part()
-        os.rename(place, room.place)  # noqa: PTH104 -- see above
-        self._spare.append(room)
+            return False
+        spare = Room(self._part(), room.mapping, room.nbytes)
+        try:
+            os.rename(place, spare.place)  # noqa: PTH104 -- see above
+        except FileNotFoundError:  # somebody has removed it
+            return False
+        self._spare.append(spare)
+        return True
 
     def close(self) -> None:
         """The run is over: spare rooms go, and no more are kept. What is accepted stays where it is."""

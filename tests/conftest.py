@@ -8,6 +8,7 @@ leaves just those to the end; `--no-loadscope-reorder` in the Makefile keeps to 
 from __future__ import annotations
 
 import pytest
+from worker.runtime import configure_threads
 
 LONG_FIRST = (
     "federation/test_faults.py",
@@ -29,3 +30,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((i for i, start in enumerate(LONG_FIRST) if place.startswith(start)), len(LONG_FIRST))
 
     items.sort(key=rank)  # stable: inside a file nothing moves
+
+
+@pytest.fixture(scope="session")
+def one_thread() -> None:
+    """TensorFlow as workers set it up, for who computes in the tests' own process: once, for all of them."""
+    configure_threads(1, 1)

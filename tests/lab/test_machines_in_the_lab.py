@@ -70,6 +70,7 @@ def test_losses_that_no_retry_gets_over_are_refused_with_the_round() -> None:
         forecast.of_loads(lossy, LOADS)
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_lab_check_tells_it_and_refuses_what_is_impossible(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,7 +23,6 @@ from roundtable.experiment import Experiment, parse
 from roundtable.messages import Gain, RunDetail
 from roundtable.tasks import find
 from roundtable.weights import ArraySpec, Manifest, Weights
-from worker.runtime import configure_threads
 
 from tests.lab.studies import records, section, tiny
 
@@ -162,6 +161,7 @@ def _file(weights: Weights) -> bytes:
     return b"".join(bytes(buffer) for buffer in encode({"weights": weights}).buffers)
 
 
+@pytest.mark.usefixtures("one_thread")
 class TestStudy:
     @pytest.mark.slow  # TensorFlow draws for each cell
     def test_shows_predictions_of_each_cell_beside_the_masks_and_says_synthetic(self, tmp_path: Path) -> None:
@@ -201,9 +201,9 @@ class TestStudy:
         assert pictures.of(summary(part, found), tmp_path / "out", ROOT / "tasks") == []
 
 
+@pytest.mark.usefixtures("one_thread")
 class TestDrawing:
     def weights(self, experiment: Experiment) -> Weights:
-        configure_threads(1, 1)  # as a worker's tests in this process want it
         model = find("clouds", experiment.task_options, ROOT / "tasks").task.model()
         arrays = [np.asarray(variable) for variable in model.weights]
         specs = tuple(ArraySpec(v.name, tuple(v.shape)) for v in model.weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -23,10 +24,31 @@ MOVED = "ERR_NETWORK_CHANGED"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
+class Gate:
+    """How far workers may train, so that no test depends on who is faster, they or the page."""
+
+    def __init__(self) -> None:
+        self._last = 0.0  # the last round that is trained
+        self._moved = threading.Condition()
+
+    def open(self, until: float = math.inf) -> None:
+        """Up to and with round `until` all train."""
+        with self._moved:
+            self._last = until
+            self._moved.notify_all()
+
+    def close(self) -> None:
+        self.open(until=0)
+
+    def wait(self, round: int, seconds: float) -> bool:
+        with self._moved:
+            return self._moved.wait_for(lambda: round <= self._last, seconds)
+
+
 class PageWorker(ForeignWorker):
     """Outlives the aggregator, waits for `gate` before it trains, and says how long it trained."""
 
-    gate: threading.Event
+    gate: Gate
 
     def plan(self, run: str) -> dict[str, Any]:
         """There are samples for ten clients: others have them, too."""
@@ -35,7 +57,7 @@ class PageWorker(ForeignWorker):
         return found
 
     def train(self, order: dict[str, Any]) -> httpx.Response:
-        while not self.gate.wait(0.2) and not self.closing.is_set():
+        while not self.gate.wait(order["round"], 0.2) and not self.closing.is_set():
             pass
         groups, metadata = self.trained(order | {"client": order["client"] % 10})
         account = '{"num_examples": 10, "num_steps": 1, "training_seconds": 0.02, "sending_seconds": 0.005}'
@@ -79,11 +101,11 @@ class PageLab(Lab):
     def reports(self) -> Path:
         return self.state.with_name("reports")
 
-    def work(self, *names: str, gate: threading.Event | None = None) -> None:
-        """Workers so named; they train while `gate` is open."""
+    def work(self, *names: str, gate: Gate | None = None) -> None:
+        """Workers so named; they train as far as `gate` is open."""
         if gate is None:
-            gate = threading.Event()
-            gate.set()
+            gate = Gate()
+            gate.open()
         for name in names:
             worker = PageWorker(self.url, self.token("join"), name)
             worker.gate = gate

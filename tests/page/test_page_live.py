@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 from playwright.sync_api import Error, Page, expect
 from roundtable.experiment import Experiment, parse
 
-from tests.page.conftest import PageLab, running
+from tests.page.conftest import Gate, PageLab, running
 
 LATE = 60_000  # ms that anything may take on a busy machine
 
@@ -32,14 +31,14 @@ def softmax(name: str, rounds: int, clients: int = 4) -> Experiment:
 
 
 @pytest.fixture
-def gate(lab: PageLab) -> Iterator[threading.Event]:
+def gate(lab: PageLab) -> Iterator[Gate]:
     """Open: workers a and b of the lab train. What a test leaves unfinished is stopped."""
     if not lab.threads:
-        lab.work("node-a", "node-b", gate=threading.Event())
+        lab.work("node-a", "node-b", gate=Gate())
     opened = lab.threads[0][0].gate
-    opened.set()
+    opened.open()
     yield opened
-    opened.set()
+    opened.open()
     lab.stop_runs()
 
 
@@ -90,9 +89,9 @@ def test_a_run_is_shown_as_it_happens(lab: PageLab, look: Callable[..., Page]) -
 
 
 def test_the_round_under_way_and_the_queue_are_shown_and_the_queue_can_be_changed(
-    lab: PageLab, look: Callable[..., Page], gate: threading.Event
+    lab: PageLab, look: Callable[..., Page], gate: Gate
 ) -> None:
-    gate.clear()
+    gate.close()
     lab.submit(softmax("first", 2))
     second = lab.submit(softmax("second", 3))
     page = look(lab.url)
@@ -105,14 +104,14 @@ def test_the_round_under_way_and_the_queue_are_shown_and_the_queue_can_be_change
     give_the_token(page, lab.token("admin"))
     expect(page.locator("#queue li")).to_have_count(0, timeout=LATE)
     assert lab.api.run(second).state == "stopped"
-    gate.set()
+    gate.open()
     shows(page, "all 2 rounds are done")
 
 
 def test_a_run_is_stopped_and_gone_on_with_by_keyboard_and_with_the_right_token_alone(
-    lab: PageLab, look: Callable[..., Page], gate: threading.Event
+    lab: PageLab, look: Callable[..., Page], gate: Gate
 ) -> None:
-    gate.clear()
+    gate.close()
     run = lab.submit(softmax("keys", 3))
     page = look(lab.url, excused=("401",))
     shows(page, "0 of 4 clients in")
@@ -141,7 +140,7 @@ def test_a_run_is_stopped_and_gone_on_with_by_keyboard_and_with_the_right_token_
     tab_to("#resume")
     page.keyboard.press("Enter")
     page.keyboard.press("Enter")  # the token is known by now
-    gate.set()
+    gate.open()
     lab.wait_for_end(run)
     shows(page, "all 3 rounds are done")
     tab_to("#again")

@@ -14,7 +14,6 @@ from roundtable.metrics import added, values
 from roundtable.tasks.clouds import Clouds, overlap, scenes
 from roundtable.tasks.clouds.__main__ import draw
 from roundtable.weights import Weights
-from worker.runtime import configure_threads
 from worker.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
@@ -28,9 +27,7 @@ FRAGILE = {
 }  # what keeps a state of its own
 
 
-@pytest.fixture(scope="module", autouse=True)
-def as_in_a_worker() -> None:
-    configure_threads(1, 1)  # before anything is computed
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def trainer(options: dict[str, Any], folder: Path | None = None, **sections: Any) -> Trainer:

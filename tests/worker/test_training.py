@@ -17,7 +17,6 @@ from roundtable.experiment import parse
 from roundtable.messages import Plan
 from roundtable.tasks.classification import cross_entropy
 from roundtable.weights import Manifest, Weights
-from worker.runtime import configure_threads
 from worker.seeds import shuffles
 from worker.trainer import Trainer
 
@@ -227,12 +226,12 @@ def test_another_round_and_another_client_are_shuffled_anew() -> None:
     assert (np.sort(epochs) == np.arange(50)).all()
 
 
+@pytest.mark.usefixtures("one_thread")  # with which TensorFlow computes Keras's in another way
 @pytest.mark.parametrize("shape", [(32,), (2, 5, 4)], ids=["one label each", "one label a pixel"])
 def test_the_tasks_cross_entropy_is_that_of_keras_to_the_bit(shape: tuple[int, ...]) -> None:
     import keras
     import tensorflow as tf
 
-    configure_threads(1, 1)  # with which TensorFlow computes Keras's in another way
     rng = np.random.default_rng(3)
     y = tf.constant(rng.integers(0, 10, shape), tf.uint8)
     logits = tf.constant(rng.normal(scale=20, size=(*shape, 10)), tf.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import statistics
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab.study import page, plots, words
 from lab.study.cells import Cell
+from lab.study.effects import effects, ranked, strata
 from lab.study.files import Section, Study, load
-from lab.study.intervals import Difference, Interval, interval
+from lab.study.intervals import Interval, holm, interval, paired
 from lab.study.measures import Target, named
 from lab.study.records import Store, Unfinished
-from lab.study.summary import ranked, summary
+from lab.study.summary import summary
 from matplotlib.figure import Figure
 from roundtable.errors import NotPossible, Unknown
 from scipy import stats
@@ -31,6 +33,7 @@ source = "A paper"
 cells = { clients = 2 }
 value = 0.9
 """
+PAIRS = st.lists(st.tuples(*[st.floats(-1e6, 1e6).map(lambda x: round(x, 3))] * 2), min_size=2, max_size=8)
 VALUES = st.lists(st.floats(-1e6, 1e6).map(lambda x: round(x, 3)), min_size=2, max_size=8)
 
 
@@ -47,32 +50,75 @@ def test_an_interval_is_scipys(values: list[float]) -> None:
         assert (found.low, found.high) == (pytest.approx(low, abs=1e-6), pytest.approx(high, abs=1e-6))
 
 
-@settings(max_examples=30, deadline=None)
-@given(VALUES, VALUES)
-def test_a_differences_interval_is_welchs(a: list[float], b: list[float]) -> None:
-    if len(set(a)) < 2 or len(set(b)) < 2:
+def _by_seed(values: Sequence[float]) -> dict[int, float | None]:
+    return dict(enumerate(values, 1))
+
+
+@settings(max_examples=50, deadline=None)
+@given(PAIRS)
+def test_a_differences_interval_is_that_of_the_paired_t_test(pairs: list[tuple[float, float]]) -> None:
+    a, b = zip(*pairs, strict=True)
+    own = paired(_by_seed(a), _by_seed(b))
+    each = np.array(b) - np.array(a)
+    if np.ptp(each) < 1e-3:
         return
-    own = Difference(interval(a), interval(b))
-    theirs = stats.ttest_ind(b, a, equal_var=False).confidence_interval(0.95)
-    assert own.mean is not None and own.half is not None
-    assert own.mean - own.half == pytest.approx(theirs.low, rel=1e-6, abs=1e-6)
-    assert own.mean + own.half == pytest.approx(theirs.high, rel=1e-6, abs=1e-6)
+    theirs = stats.ttest_rel(b, a)
+    low, high = theirs.confidence_interval(0.95)
+    assert own.mean == pytest.approx(np.mean(each), abs=1e-6)
+    assert (own.low, own.high) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
+    assert own.p == pytest.approx(theirs.pvalue, abs=1e-6)
+    claimed = own.verdict(own.p) == "difference"
+    assert claimed == (theirs.pvalue < 0.05) == (not low <= 0 <= high)
 
 
-def test_one_value_has_no_interval_and_allows_no_verdict() -> None:
-    one = interval([0.5])
-    assert (one.mean, one.low, one.half) == (0.5, None, None)
-    assert Difference(one, interval([0.9, 0.91])).verdict == "too few repeats"
+@settings(max_examples=50, deadline=None)
+@given(PAIRS, st.lists(st.integers(-1000, 1000), min_size=8, max_size=8), st.permutations(range(8)))
+def test_what_a_seed_does_to_both_is_no_part_of_their_difference(
+    pairs: list[tuple[float, float]], offsets: list[int], order: list[int]
+) -> None:
+    before = paired(*(_by_seed(side) for side in zip(*pairs, strict=True)))
+    moved = [(a + offset, b + offset) for (a, b), offset in zip(pairs, offsets, strict=False)]
+    numbered = [order[at] for at in range(len(pairs))]  # seeds in another order
+    after = paired(*(dict(zip(numbered, side, strict=True)) for side in zip(*moved, strict=True)))
+    for one, other in ((before.mean, after.mean), (before.half, after.half)):
+        assert one == pytest.approx(other, abs=1e-4)
 
 
-@settings(max_examples=30, deadline=None)
-@given(VALUES, VALUES)
-def test_a_difference_is_claimed_only_where_intervals_do_not_overlap(a: list[float], b: list[float]) -> None:
-    first, second = interval(a), interval(b)
-    assert first.low is not None and first.high is not None
-    assert second.low is not None and second.high is not None
-    overlap = first.low <= second.high and second.low <= first.high
-    assert Difference(first, second).verdict == ("no difference shown" if overlap else "difference")
+def test_only_seeds_that_both_have_are_compared_and_one_pair_allows_no_verdict() -> None:
+    two = paired({1: 0.5, 2: 0.6, 3: 0.9}, {2: 0.65, 3: 0.96, 4: 0.1})
+    assert two.each.values == pytest.approx((0.05, 0.06)) and two.a.values == (0.6, 0.9)
+    one = paired({1: 0.5, 2: 0.6}, {2: 0.7, 3: 0.8})
+    assert (one.each.n, one.half, one.p) == (1, None, None)
+    assert one.verdict(None) == "too few repeats"
+    assert paired({1: 0.5}, {2: 0.7}).mean is None
+    assert paired({1: 5.0, 2: 6.0, 3: 7.0}, {1: 1.0, 2: 2.0, 3: None}).verdict(0.0) == "not in every repeat"
+
+
+def test_repeats_that_are_all_alike_are_a_fact_in_bytes_and_little_in_whole_rounds() -> None:
+    ones, twos = _by_seed([1.0, 1.0, 1.0]), _by_seed([2.0, 2.0, 2.0])
+    exact, rounds = paired(ones, twos), paired(ones, twos, step=1.0)
+    assert exact.constant and exact.verdict(exact.p) == "difference"
+    assert rounds.half == pytest.approx(stats.t.ppf(0.975, 2) / np.sqrt(6) / np.sqrt(3))
+    assert rounds.verdict(rounds.p) == "no difference shown"
+    nearly = paired(ones, dict.fromkeys(ones, 1.0 + 1e-15))
+    assert nearly.verdict(nearly.p) == "the same"
+
+
+CHANCES = st.lists(st.none() | st.floats(0, 1), max_size=8)
+
+
+@settings(max_examples=50, deadline=None)
+@given(CHANCES)
+def test_holms_correction_stops_at_the_first_p_that_is_too_large(chances: list[float | None]) -> None:
+    """As Holm tells it: the smallest p against 5 % ÷ m, the next against 5 % ÷ (m − 1), until one fails."""
+    known = sorted(p for p in chances if p is not None)
+    least = next((p for rank, p in enumerate(known) if p * (len(known) - rank) >= 0.05), 2.0)
+    adjusted = holm(chances)
+    assert [p is None for p in adjusted] == [p is None for p in chances]
+    for p, own in zip(chances, adjusted, strict=True):
+        if p is not None and own is not None:
+            assert (own < 0.05) == (p < least)
+            assert p <= own <= 1
 
 
 # --- measures
@@ -159,16 +205,25 @@ def test_federated_is_compared_with_centralized_seed_by_seed(tmp_path: Path) -> 
     assert share.values == pytest.approx([100 * (0.4 + s / 1000) / (0.8 + s / 1000) for s in (1, 2, 3)])
 
 
-def test_words_claim_a_difference_where_there_is_one_and_none_where_intervals_overlap(tmp_path: Path) -> None:
+def test_words_claim_a_difference_or_say_what_is_not_ruled_out(
+    tmp_path: Path,
+) -> None:
     part = section(tiny(tmp_path))
     apart = summary(
         part, records(part, lambda cell, seed: (0.9 if cell.id == "clients-2" else 0.6) + seed / 1000)
     )
     told = " ".join(words.of_section(apart))
-    assert "Against 2, 8 is 30.00 points lower" in told
+    assert "Against 2, in each of 3 repeats: 8 is 30.00 points lower." in told
     same = summary(part, records(part, lambda _cell, seed: 0.7 + seed / 100))
     told = " ".join(words.of_section(same))
-    assert "Against 2 no difference is shown for 8" in told and "lower" not in told
+    assert "8 is the same as 2 in every repeat." in told and "lower" not in told
+    noise = {("clients-8", 1): 0.03, ("clients-8", 2): -0.02}
+    none = summary(part, records(part, lambda cell, seed: 0.7 + noise.get((cell.id, seed), 0.0)))
+    told = " ".join(words.of_section(none))
+    assert "Against 2 no difference is shown for 8; seed by seed (95 % intervals, n = 3)" in told
+    each = np.array([3.0, -2.0, 0.0])
+    low, high = stats.t.interval(0.95, 2, each.mean(), stats.sem(each))
+    assert f"anything from {low:.2f} to {high:.2f} points".replace("-", "−") in told and "lower" not in told
 
 
 def test_effects_are_ranked_by_size_and_each_factor_is_there_once_an_outcome(tmp_path: Path) -> None:
@@ -178,6 +233,52 @@ def test_effects_are_ranked_by_size_and_each_factor_is_there_once_an_outcome(tmp
     (effect,) = table["test accuracy"]
     assert (effect.reference, effect.level) == ("2", "8")
     assert effect.difference.mean == pytest.approx(-40)
+
+
+def test_a_large_difference_that_seeds_share_is_found_where_means_overlap(tmp_path: Path) -> None:
+    part = section(tiny(tmp_path))
+    jitter = {1: 0.001, 2: 0.0, 3: -0.001}
+    easy = {"clients-2": 0.0, "clients-8": 0.02}
+    found = records(part, lambda cell, seed: 0.3 + seed / 5 + easy[cell.id] + easy[cell.id] * jitter[seed])
+    (effect,) = [e for e in effects(summary(part, found)) if e.measure.name == "accuracy"]
+    assert (effect.difference.a.high or 0) > (effect.difference.b.low or 0)  # means overlap widely
+    assert effect.verdict == "difference" and effect.difference.mean == pytest.approx(2, abs=0.01)
+
+
+def test_other_levels_are_allowed_for_and_that_is_said(tmp_path: Path) -> None:
+    part = section(tiny(tmp_path, "[2, 4, 8, 16]"))
+    higher = {"clients-4": (0.016, 0.02, 0.024)}
+    own = summary(part, records(part, lambda cell, seed: 0.5 + higher.get(cell.id, (0.0,) * 3)[seed - 1]))
+    effect = next(e for e in effects(own) if e.level == "4" and e.measure.name == "accuracy")
+    p = stats.ttest_rel([0.016, 0.02, 0.024], [0.0] * 3).pvalue
+    assert effect.difference.p == pytest.approx(p)
+    assert effect.adjusted == pytest.approx(3 * p) and effect.verdict == "difference"
+    less = {"clients-4": (0.012, 0.02, 0.028)}
+    own = summary(part, records(part, lambda cell, seed: 0.5 + less.get(cell.id, (0.0,) * 3)[seed - 1]))
+    told = " ".join(words.of_section(own))
+    assert "Against 2 no difference is shown for 4 once 3 comparisons are allowed for" in told
+    assert "8 and 16 are each the same as 2 in every repeat" in told
+
+
+def test_tasks_are_neither_averaged_nor_compared_with_each_other(tmp_path: Path) -> None:
+    path = tiny(tmp_path)
+    tasks = (
+        'levels = [{ name = "one", set = { task = "digits" } }, { name = "two", set = { task = "mnist" } }]'
+    )
+    path.write_text(path.read_text() + f'\n[[factors]]\nname = "kind"\n{tasks}\n')
+    part = section(path)
+    heights = {"one": 0.9, "two": 0.4}
+    own = summary(part, records(part, lambda cell, seed: heights[cell.levels["kind"]] + seed / 1000))
+    told = words.of_section(own)
+    assert any(said.startswith("Test accuracy by clients, one is 90.2") for said in told), told
+    assert any(said.startswith("Test accuracy by clients, two is 40.2") for said in told), told
+    assert any(said.endswith("at two: different tasks, which are not compared.") for said in told), told
+    assert {(e.factor.name, e.stratum.name) for e in effects(own)} == {("clients", "one"), ("clients", "two")}
+    assert set(ranked([own])) == {
+        "test accuracy (digits)",
+        "test accuracy (mnist)",
+        "rounds to 80 %",
+    }
 
 
 def test_a_gap_and_a_failure_are_told_and_never_silent(tmp_path: Path) -> None:
@@ -209,7 +310,8 @@ def test_a_grid_run_in_part_is_averaged_only_where_every_level_has_been_run(tmp_
     found = records(part, lambda cell, seed: heights[cell.levels["rate"]] + seed / 1000)
     del found["clients-8_rate-0p1"]  # the easy one of one level
     own = summary(part, found)
-    assert [own.level(own.factors[0], name, own.outcomes[0]).mean for name in ("2", "8")] == [
+    (whole,) = strata(own, own.factors[0])
+    assert [whole.level(name, own.outcomes[0]).mean for name in ("2", "8")] == [
         pytest.approx(50.2),
         pytest.approx(50.2),
     ]
@@ -251,7 +353,9 @@ def test_where_levels_are_a_choice_it_is_said_which_help_and_which_do_not(tmp_pa
     path.write_text(path.read_text().replace('name = "clients"', 'name = "clients"\nchoice = true', 1))
     part = section(path)
     heights = {"clients-2": 0.6, "clients-4": 0.9, "clients-8": 0.3, "clients-16": 0.6005}
-    found = summary(part, records(part, lambda cell, seed: heights[cell.id] + seed / 1000))
+    noise = {("clients-16", 1): 0.003, ("clients-16", 2): -0.002}
+    levels = records(part, lambda cell, seed: heights[cell.id] + noise.get((cell.id, seed), 0) + seed / 1000)
+    found = summary(part, levels)
     told = " ".join(words.of_section(found))
     assert "Shown to do better than 2: 4 in test accuracy." in told
     assert "Shown to do worse than 2: 8 in test accuracy." in told

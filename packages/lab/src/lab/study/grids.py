@@ -10,9 +10,9 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lab.data import described
+from lab.study.effects import Effect, effects
 from lab.study.intervals import Interval
 from lab.study.measures import Measure, measures
 from lab.study.records import Repeat
@@ -68,27 +68,36 @@ def _share(found: Summary, row: Row, measure: Measure) -> str:
     return f"{share.mean:.1f}" + ("" if share.half is None else f" ± {share.half:.1f}")
 
 
-def of_effects(table: Mapping[str, list[Any]]) -> Table | None:
+def of_effects(table: Mapping[str, list[Effect]]) -> Table | None:
     rows = []
-    for effects in table.values():
-        for effect in effects:
+    for outcome, found in table.items():
+        for effect in found:
             measure, difference = effect.measure, effect.difference
             half = "" if difference.half is None else f" ± {measure.shown(difference.half, unit=False)}"
-            g = _g(difference.g)
+            where = f", {effect.stratum.name}" if effect.stratum.name else ""
             rows.append(
                 (
-                    measure.label,
-                    f"{effect.study}: {effect.factor.label or effect.factor.name}",
+                    outcome,
+                    f"{effect.study}: {effect.factor_name}{where}",
                     f"{effect.reference} → {effect.level}",
+                    effect.verdict,
                     f"{measure.shown(difference.mean, unit=False)}{half} {_points(measure)}".rstrip(),
-                    g,
-                    difference.verdict,
+                    str(difference.each.n),
+                    _g(difference.g),
                 )
             )
     if not rows:
         return None
-    head = ("outcome", "factor", "largest change", "effect (95 % interval)", "Hedges' g", "intervals say")
-    return Table(head, tuple(rows), 3)
+    head = (
+        "outcome",
+        "factor",
+        "largest change",
+        "verdict",
+        "effect ± half its 95 % interval",
+        "n",
+        "Hedges' g",
+    )
+    return Table(head, tuple(rows), 4)
 
 
 def _g(value: float | None) -> str:
@@ -170,6 +179,42 @@ def cells_csv(found: Sequence[Summary], tasks: Path) -> str:
                 figures = [value.mean, value.low, value.high]
                 cells += ["" if figure is None else f"{figure:.6g}" for figure in figures]
                 writer.writerow([*cells, value.n, len(row.finished), len(row.failed), about])
+    return text.getvalue()
+
+
+def effects_csv(found: Sequence[Summary]) -> str:
+    """Every comparison. `p` is of the paired t test, `p_holm` with the factor's other levels allowed for."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        [
+            "study",
+            "factor",
+            "task",
+            "outcome",
+            "unit",
+            "reference",
+            "level",
+            "n",
+            "difference",
+            "low",
+            "high",
+            "p",
+            "p_holm",
+            "verdict",
+        ]
+    )
+    for own in found:
+        for effect in effects(own):
+            difference = effect.difference
+            task = effect.stratum.rows[0].cell.experiment.task
+            told = [own.section.key, effect.factor.name, task, effect.measure.name, effect.measure.unit]
+            ends = (difference.low, difference.high)
+            figures = (difference.mean, *ends, difference.p, effect.adjusted)
+            cells = ["" if figure is None else f"{figure:.6g}" for figure in figures]
+            writer.writerow(
+                [*told, effect.reference, effect.level, difference.each.n, *cells, effect.verdict]
+            )
     return text.getvalue()
 
 

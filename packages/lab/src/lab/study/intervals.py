@@ -1,20 +1,30 @@
 """Means with 95 % intervals, and what may be said of two of them. Pure.
 
-Student's t on the repeats of a cell; for a difference Welch's t, which does not take both spreads for equal.
+Student's t on the repeats of a cell. Two levels are compared seed by seed: the repeats of one seed have the
+same draw of the data and the same first weights, so that what these do to both is no part of the difference
+(Student's t on the differences; Box, Hunter and Hunter, Statistics for Experimenters, 2005, chapter 3).
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from scipy import stats
 
 LEVEL = 0.95
-Verdict: TypeAlias = Literal["difference", "no difference shown", "too few repeats", "not in every repeat"]
+_ROUNDING = 1e-9  # of the values: what sums of the same numbers may differ by
+Verdict: TypeAlias = Literal[
+    "difference",
+    "the same",  # in every repeat
+    "not after Holm",  # its own interval leaves out 0, but not once the other levels are allowed for
+    "no difference shown",
+    "too few repeats",
+    "not in every repeat",
+]
 
 
 @dataclass(frozen=True)
@@ -67,46 +77,109 @@ def interval(values: Sequence[float | None]) -> Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """`b` − `a`: the means', its 95 % interval, and Hedges' g, the difference in standard deviations."""
+    """`b` − `a`, over the seeds that both have finished: `each` is the differences, one a seed.
+
+    `step`: what the values are counted in. Rounds are known to a round, so that even where the differences
+    are all alike their spread is not taken for less than that of two roundings, step ÷ √6 (Sheppard 1898).
+    """
 
     a: Interval
     b: Interval
+    each: Interval
+    step: float = 0.0
 
     @property
     def mean(self) -> float | None:
-        return None if self.a.mean is None or self.b.mean is None else self.b.mean - self.a.mean
-
-    @property
-    def verdict(self) -> Verdict:
-        """A difference is claimed only where the two intervals do not overlap and leave no repeat out."""
-        if self.a.low is None or self.a.high is None or self.b.low is None or self.b.high is None:
-            return "too few repeats"
-        if not (self.a.whole and self.b.whole):
-            return "not in every repeat"
-        apart = self.a.high < self.b.low or self.b.high < self.a.low
-        return "difference" if apart else "no difference shown"
+        return self.each.mean
 
     @property
     def half(self) -> float | None:
-        """Half the width of the difference's interval (Welch 1947)."""
-        if self.a.n < 2 or self.b.n < 2:
+        """Half the width of its 95 % interval, for this one comparison alone."""
+        if self._error is None:
             return None
-        parts = [statistics.variance(side.values) / side.n for side in (self.a, self.b)]
-        error = sum(parts)
-        if error == 0:
-            return 0.0
-        freedom = error**2 / sum(
-            part**2 / (side.n - 1) for part, side in zip(parts, (self.a, self.b), strict=True)
-        )
-        return float(stats.t.ppf(0.5 + LEVEL / 2, freedom)) * math.sqrt(error)
+        return float(self._error * stats.t.ppf(0.5 + LEVEL / 2, self.each.n - 1))
+
+    @property
+    def low(self) -> float | None:
+        return None if self.mean is None or self.half is None else self.mean - self.half
+
+    @property
+    def high(self) -> float | None:
+        return None if self.mean is None or self.half is None else self.mean + self.half
+
+    @property
+    def constant(self) -> bool:
+        """Whether it is the same in each of two repeats or more."""
+        return self.each.n > 1 and max(self.each.values) - min(self.each.values) <= self._rounding
+
+    @property
+    def p(self) -> float | None:
+        """Of the paired t test, two-sided: how likely it is so large by chance where there is none."""
+        if self.mean is None or self._error is None or not self.each.whole:
+            return None
+        if self.constant and abs(self.mean) <= self._rounding:
+            return 1.0
+        if self._error <= self._rounding:
+            return 0.0  # a fact, such as a size in bytes: there is no spread to test
+        return float(2 * stats.t.sf(abs(self.mean) / self._error, self.each.n - 1))
+
+    def verdict(self, adjusted: float | None) -> Verdict:
+        """`adjusted`: `p`, allowing for the other comparisons beside it (`holm`).
+
+        Where some repeats have no value nothing is said: those that have are the lucky ones.
+        """
+        if not self.each.whole:
+            return "not in every repeat"
+        if self.p is None or adjusted is None:
+            return "too few repeats"
+        if self.constant and self.p == 1.0:
+            return "the same"
+        if self.p >= 1 - LEVEL:
+            return "no difference shown"
+        return "difference" if adjusted < 1 - LEVEL else "not after Holm"
 
     @property
     def g(self) -> float | None:
-        """Nothing where there is no spread to measure it by."""
+        """Hedges' g (1981): in standard deviations of single runs. Nothing where these have no spread."""
         freedom = self.a.n + self.b.n - 2
         if self.a.n < 2 or self.b.n < 2 or self.mean is None:
             return None
         pooled = sum((side.n - 1) * statistics.variance(side.values) for side in (self.a, self.b)) / freedom
-        if pooled == 0:
+        if pooled <= self._rounding**2:
             return None
         return self.mean / math.sqrt(pooled) * (1 - 3 / (4 * freedom - 1))
+
+    @property
+    def _error(self) -> float | None:
+        """The standard error of its mean."""
+        if self.each.n < 2:
+            return None
+        spread = max(statistics.stdev(self.each.values), self.step / math.sqrt(6))
+        return spread / math.sqrt(self.each.n)
+
+    @property
+    def _rounding(self) -> float:
+        return _ROUNDING * max(map(abs, (*self.a.values, *self.b.values)), default=0.0)
+
+
+def paired(a: Mapping[int, float | None], b: Mapping[int, float | None], step: float = 0.0) -> Difference:
+    """Of values by seed, None where a finished repeat has none; seeds that one of them lacks are left out."""
+    seeds = sorted(a.keys() & b.keys())
+    both = [(a[seed], b[seed]) for seed in seeds]
+    each = [None if one is None or other is None else other - one for one, other in both]
+    one, other = interval([pair[0] for pair in both]), interval([pair[1] for pair in both])
+    return Difference(one, other, interval(each), step)
+
+
+def holm(chances: Sequence[float | None]) -> list[float | None]:
+    """Each p made so much larger that all claims below 5 % together are wrong in at most 5 % (Holm 1979).
+
+    `None` is of a comparison that cannot be made, and is not counted.
+    """
+    order = sorted((p, at) for at, p in enumerate(chances) if p is not None)
+    adjusted: list[float | None] = [None] * len(chances)
+    least = 0.0
+    for rank, (p, at) in enumerate(order):
+        least = max(least, min(1.0, p * (len(order) - rank)))
+        adjusted[at] = least
+    return adjusted

@@ -53,6 +53,11 @@ class Measure:
         return self.name in ("seconds", "round_clock", "seconds_to_target")
 
     @property
+    def step(self) -> float:
+        """What it is counted in, where that is coarse beside what it measures."""
+        return 1.0 if self.name in ("rounds", "rounds_to_target") else 0.0
+
+    @property
     def bounds(self) -> tuple[float, float]:
         """What it can be, in `unit`."""
         if self.unit == "%":
@@ -79,6 +84,10 @@ class Measure:
         digits = self.digits if abs(value) < 1000 else 0
         told = f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", "−")  # + 0: no minus before a zero
         return f"{told} {self.unit}" if unit and self.unit else told
+
+    def apart(self, value: float | None) -> str:
+        """A difference of two values: of per cents in points."""
+        return f"{self.shown(value, unit=False)} points" if self.unit == "%" else self.shown(value)
 
 
 def metric_of(record: RoundFigures, metric: str) -> float | None:

@@ -3,6 +3,7 @@
     OUT/report.html     to open, print and send; no outside asset
     OUT/report.md       the same for a repository; figures/*.png and .svg beside it
     OUT/cells.csv       one line a cell and measure: mean, interval, n
+    OUT/effects.csv     one line a level against its factor's first: difference, interval, p, n
     OUT/repeats.csv     one line a repeat, raw
 
 Made of the cells' records alone, again at any time.
@@ -24,12 +25,13 @@ from lab import data
 from lab.live import clock
 from lab.machine import Environment as Machine
 from lab.options import TASKS
-from lab.study import gaps, grids, pictures, plots, words
+from lab.study import claims, gaps, grids, pictures, plots, words
+from lab.study.effects import ranked
 from lab.study.files import Section, Study
 from lab.study.measures import target_of, target_words
 from lab.study.plots import Plot
 from lab.study.records import NO_ROOM, CellRecord, Store
-from lab.study.summary import Summary, ranked, summary
+from lab.study.summary import Summary, summary
 
 _MEASURED = "of the processors by RAPL, or of a Jetson by its sensor; with whatever else ran"
 _SYNTHETIC = "The clouds are synthetic scenes."
@@ -83,7 +85,7 @@ def gather(study: Study, sections: Sequence[Section], out: Path, command: str, t
     return Report(
         study=study,
         parts=[_part(own, command, out, tasks) for own in found],
-        ranking=words.of_all(table),
+        ranking=claims.of_ranking(table),
         effects=grids.of_effects(table),
         published=grids.of_published(found),
         environment=_environment([record for own in found for record in own.records]),
@@ -106,9 +108,10 @@ def write(report: Report, folder: Path) -> Path:
 
 
 def write_tables(sections: Sequence[Section], out: Path, folder: Path, tasks: Path = TASKS) -> None:
-    """cells.csv and repeats.csv."""
+    """cells.csv, effects.csv and repeats.csv."""
     found = [summary(section, Store(out / section.key).all()) for section in sections]
     _put(folder / "cells.csv", grids.cells_csv(found, tasks).encode())
+    _put(folder / "effects.csv", grids.effects_csv(found).encode())
     _put(folder / "repeats.csv", grids.repeats_csv(found).encode())
 
 

@@ -1,17 +1,17 @@
-"""What a section's records come to: for each cell its measures with intervals, for each factor its effects.
+"""What a section's records come to: for each cell its measures with intervals.
 
 Made of the records alone. A cell that was planned and has no record, and a repeat that failed, are rows too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from lab.study.cells import Cell, cells
 from lab.study.files import Factor, Published, Section, Study, level_name
-from lab.study.intervals import Difference, Interval, interval
+from lab.study.intervals import Interval, interval
 from lab.study.measures import Measure, named, target_of
 from lab.study.records import CellRecord, Repeat
 
@@ -46,26 +46,16 @@ class Row:
         return ", ".join(self.shown.values()) or "federated"
 
     def of(self, measure: Measure) -> Interval:
-        """Nothing where a baseline's real seconds would stand among virtual ones."""
+        return interval(list(self.by_seed(measure).values()))
+
+    def by_seed(self, measure: Measure) -> dict[int, float | None]:
+        """None for a repeat that has no value, as where it did not reach the target.
+
+        Empty where a baseline's real seconds would stand among virtual ones.
+        """
         if measure.clocked and self.mixed:
-            return Interval((), 0)
-        return interval([measure.of(repeat) for repeat in self.finished])
-
-    def by_seed(self, measure: Measure) -> dict[int, float]:
-        found = {repeat.seed: measure.of(repeat) for repeat in self.finished}
-        return {seed: value for seed, value in found.items() if value is not None}
-
-
-@dataclass(frozen=True)
-class Effect:
-    """What going from a factor's first level to another does to a measure, other factors averaged over."""
-
-    study: str
-    factor: Factor
-    reference: str
-    level: str
-    measure: Measure
-    difference: Difference
+            return {}
+        return {repeat.seed: measure.of(repeat) for repeat in self.finished}
 
 
 @dataclass(frozen=True)
@@ -162,29 +152,8 @@ class Summary:
             return None
         theirs = baseline.by_seed(measure)
         own = row.by_seed(measure)
-        shares = [100 * value / theirs[seed] for seed, value in own.items() if theirs.get(seed)]
-        return interval(shares)
-
-    def level(self, factor: Factor, level: str, measure: Measure) -> Interval:
-        """Of all cells at this level, seed by seed; only seeds that every one of them has finished."""
-        rows = [row for row in self.even(factor) if row.cell.levels.get(factor.name) == level]
-        by_seed = [row.by_seed(measure) for row in rows]
-        finished = [{repeat.seed for repeat in row.finished} for row in rows]
-        seeds = sorted(set.intersection(*finished)) if finished else []
-        values = [[own.get(seed) for own in by_seed] for seed in seeds]
-        return interval([None if None in own else sum(filter(None, own)) / len(own) for own in values])
-
-    def even(self, factor: Factor) -> list[Row]:
-        """Cells that levels are averaged over: of a grid run in part, only where every level has been run.
-
-        Else one level's mean would have easy cells in it that another's lacks.
-        """
-        beside: dict[tuple[str, ...], list[Row]] = {}
-        for row in self.compared(factor):
-            others = tuple(level for name, level in row.cell.levels.items() if name != factor.name)
-            beside.setdefault(others, []).append(row)
-        whole = [rows for rows in beside.values() if all(row.finished for row in rows)]
-        return [row for rows in whole or beside.values() for row in rows]
+        pairs = [(value, theirs.get(seed)) for seed, value in own.items()]
+        return interval([100 * value / whole for value, whole in pairs if value is not None and whole])
 
     def compared(self, factor: Factor) -> list[Row]:
         """Cells that show what this factor does: all of a grid, or those where the others rest."""
@@ -194,17 +163,6 @@ class Summary:
             other.name: level_name(other.levels[0]) for other in self.study.factors if other is not factor
         }
         return [row for row in self.rows if all(row.cell.levels[name] == at for name, at in rest.items())]
-
-    def effects(self) -> list[Effect]:
-        found = []
-        for factor in self.study.factors:
-            names = [level_name(level) for level in factor.levels]
-            for measure in self.outcomes:
-                first = self.level(factor, names[0], measure)
-                for name in names[1:]:
-                    difference = Difference(first, self.level(factor, name, measure))
-                    found.append(Effect(self.study.name, factor, names[0], name, measure, difference))
-        return found
 
     def comparisons(self) -> list[Comparison]:
         found = []
@@ -230,24 +188,3 @@ def summary(section: Section, records: Mapping[str, CellRecord]) -> Summary:
     ]
     federated = tuple(row for row in rows if row.cell.kind == "federated")
     return Summary(section, federated, tuple(row for row in rows if row.cell.kind == "centralized"))
-
-
-def ranked(summaries: Sequence[Summary]) -> dict[str, list[Effect]]:
-    """By measure's label, each factor's largest effect on it, the largest first."""
-    largest: dict[tuple[str, str, str], Effect] = {}  # label, study, factor
-    for found in summaries:
-        for effect in found.effects():
-            if effect.difference.mean is None:
-                continue
-            key = (effect.measure.label, effect.study, effect.factor.name)
-            before = largest.get(key)
-            if before is None or abs(effect.difference.mean) > abs(before.difference.mean or 0.0):
-                largest[key] = effect
-    table: dict[str, list[Effect]] = {}
-    order = sorted(
-        largest.values(),
-        key=lambda found: (-found.measure.better, -abs(found.difference.mean or 0.0)),  # learning first
-    )
-    for effect in order:
-        table.setdefault(effect.measure.label, []).append(effect)
-    return table

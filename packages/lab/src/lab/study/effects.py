@@ -1,0 +1,163 @@
+"""What going from a factor's first level to another does to an outcome, compared seed by seed. Pure.
+
+A level's value for a seed is the mean over the cells that have it, other factors averaged over, but never
+over tasks: accuracies on MNIST and on clouds have no mean that means anything, so each task is a `Stratum`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from lab.study.files import Factor, level_name
+from lab.study.intervals import Difference, Interval, Verdict, holm, interval, paired
+from lab.study.measures import Measure
+from lab.study.summary import Row, Summary
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """The cells of one task that show what `factor` does. `name`: which, where there are several tasks."""
+
+    factor: Factor
+    rows: tuple[Row, ...]
+    name: str = ""
+
+    @property
+    def levels(self) -> list[str]:
+        """Those that have cells here."""
+        there = {row.cell.levels[self.factor.name] for row in self.rows}
+        return [name for name in map(level_name, self.factor.levels) if name in there]
+
+    @property
+    def even(self) -> tuple[Row, ...]:
+        """Cells that levels are averaged over: of a grid run in part, only where every level has been run.
+
+        Else one level's mean would have easy cells in it that another's lacks.
+        """
+        beside: dict[tuple[str, ...], list[Row]] = {}
+        for row in self.rows:
+            others = tuple(level for name, level in row.cell.levels.items() if name != self.factor.name)
+            beside.setdefault(others, []).append(row)
+        whole = [rows for rows in beside.values() if all(row.finished for row in rows)]
+        return tuple(row for rows in whole or beside.values() for row in rows)
+
+    @property
+    def averaged(self) -> bool:
+        """Whether there are several cells at a level, for its value to be the mean of."""
+        return len(self.rows) > len(self.levels)
+
+    def by_seed(self, level: str, measure: Measure) -> dict[int, float | None]:
+        """Of seeds that every cell at this level has finished; None where one of them has no value."""
+        cells = [row.by_seed(measure) for row in self.even if row.cell.levels[self.factor.name] == level]
+        seeds = set.intersection(*(set(cell) for cell in cells)) if cells else set()
+        found: dict[int, float | None] = {}
+        for seed in sorted(seeds):
+            values = [value for cell in cells if (value := cell[seed]) is not None]
+            found[seed] = sum(values) / len(values) if len(values) == len(cells) else None
+        return found
+
+    def level(self, level: str, measure: Measure) -> Interval:
+        return interval(list(self.by_seed(level, measure).values()))
+
+
+@dataclass(frozen=True)
+class Effect:
+    """`level` against `reference`, the factor's first."""
+
+    study: str
+    factor: Factor
+    stratum: Stratum
+    reference: str
+    level: str
+    measure: Measure
+    difference: Difference
+    adjusted: float | None  # the difference's p, allowing for the factor's other levels (Holm)
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.difference.verdict(self.adjusted)
+
+    @property
+    def factor_name(self) -> str:
+        return self.factor.label or self.factor.name
+
+
+def strata(found: Summary, factor: Factor) -> list[Stratum]:
+    """One for each task; named by the levels that set them apart."""
+    tasks: dict[str, list[Row]] = {}
+    for row in found.compared(factor):
+        tasks.setdefault(row.cell.experiment.task, []).append(row)
+    if len(tasks) < 2:
+        return [Stratum(factor, tuple(rows)) for rows in tasks.values()]
+    return [Stratum(factor, tuple(rows), _apart(rows, factor) or task) for task, rows in tasks.items()]
+
+
+def _apart(rows: Sequence[Row], factor: Factor) -> str:
+    """The levels of other factors that all of them have."""
+    first, *others = (row.shown for row in rows)
+    same = [
+        level
+        for name, level in first.items()
+        if name != factor.name and all(other[name] == level for other in others)
+    ]
+    return ", ".join(same)
+
+
+def effects_of(found: Summary, stratum: Stratum, measure: Measure) -> list[Effect]:
+    """Every other level against the first; none where the first is not there, as in another task."""
+    names = stratum.levels
+    first = level_name(stratum.factor.levels[0])
+    if first not in names:
+        return []
+    others = [name for name in names if name != first]
+    values = stratum.by_seed(first, measure)
+    differences = [paired(values, stratum.by_seed(name, measure), measure.step) for name in others]
+    adjusted = holm([difference.p for difference in differences])
+    return [
+        Effect(found.study.name, stratum.factor, stratum, first, name, measure, difference, p)
+        for name, difference, p in zip(others, differences, adjusted, strict=True)
+    ]
+
+
+def effects(found: Summary) -> list[Effect]:
+    """Of all factors, tasks and outcomes, in the study's order."""
+    return [
+        effect
+        for factor in found.study.factors
+        for stratum in strata(found, factor)
+        for measure in found.outcomes
+        for effect in effects_of(found, stratum, measure)
+    ]
+
+
+def ranked(summaries: Sequence[Summary]) -> dict[str, list[Effect]]:
+    """By outcome, and task where they differ: of each factor the largest effect, the largest first.
+
+    The largest of those that are shown, where any is: one that is not may be larger by chance alone.
+    """
+    every = [effect for found in summaries for effect in effects(found) if effect.difference.mean is not None]
+    largest: dict[tuple[str, str, str], Effect] = {}  # outcome, study, factor
+    for effect in every:
+        key = (_outcome(effect, every), effect.study, effect.factor.name)
+        if key not in largest or _rank(effect) > _rank(largest[key]):
+            largest[key] = effect
+    table: dict[str, list[Effect]] = {}
+    order = sorted(largest.items(), key=lambda item: item[1].measure.better, reverse=True)  # learning first
+    for (outcome, _, _), effect in order:
+        table.setdefault(outcome, []).append(effect)
+    return {outcome: sorted(found, key=_rank, reverse=True) for outcome, found in table.items()}
+
+
+def _rank(effect: Effect) -> tuple[bool, float]:
+    return effect.verdict == "difference", abs(effect.difference.mean or 0.0)
+
+
+def _outcome(effect: Effect, every: Iterable[Effect]) -> str:
+    """Points of one task's accuracy are not those of another's."""
+    tasks = {_task(other) for other in every if other.measure.label == effect.measure.label}
+    return f"{effect.measure.label} ({_task(effect)})" if len(tasks) > 1 else effect.measure.label
+
+
+def _task(effect: Effect) -> str:
+    return effect.stratum.rows[0].cell.experiment.task

@@ -24,7 +24,9 @@ WORKERS ?= 5
 
 .PHONY: help
 help: ## What can be made, one line each
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  \033[1mmake %-16s\033[0m %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@bold= plain=; if [ -t 1 ] && [ "$$TERM" != dumb ]; then bold='\033[1m' plain='\033[0m'; fi; \
+	awk -v bold="$$bold" -v plain="$$plain" 'BEGIN { FS = ":.*## " } \
+	  /^[a-z0-9-]+:.*## / { printf "  %smake %-16s%s %s\n", bold, $$1, plain, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: setup
 setup: $(SETUP) ## Install what the lock file names into .venv/ (done by every target that needs it)

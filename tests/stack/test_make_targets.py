@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -82,3 +85,22 @@ def test_down_and_ps_and_logs_know_the_slow_workers_too(checkout: Path) -> None:
         make(checkout, target)
     told = (checkout / "told").read_text().splitlines()
     assert len(told) == 5 and all(line.startswith("compose --profile slow ") for line in told)
+
+
+def test_help_in_a_pipe_is_plain_text_and_bold_on_a_terminal(checkout: Path) -> None:
+    piped = make(checkout, "help")
+    assert "\x1b" not in piped
+    terminal, end = pty.openpty()
+    with os.fdopen(terminal, "rb", buffering=0) as screen:
+        making = subprocess.Popen(
+            ["make", "help"], cwd=checkout, env=os.environ | {"TERM": "xterm"}, stdout=end
+        )
+        os.close(end)
+        shown = b""
+        with contextlib.suppress(OSError):  # Linux's word for the end of a terminal
+            while more := screen.read(65536):
+                shown += more
+        assert making.wait(60) == 0
+    text = shown.decode().replace("\r\n", "\n")
+    assert "\x1b[1mmake up" in text
+    assert re.sub(r"\x1b\[[0-9]*m", "", text) == piped

@@ -65,10 +65,34 @@ def test_waiting_for_tensorflow_then_for_the_reason_the_aggregator_gives(
     running: Progress,
 ) -> None:
     assert running.run is not None
-    running.run = running.run.model_copy(update={"state": "waiting", "reason": "no worker for client 3"})
+    waiting = running.run.model_copy(update={"state": "waiting", "reason": "no worker for client 3"})
+    running.observe(Event(seq=4, kind="run", run=waiting))
     assert running.waiting_for() == "no worker for client 3"
     running.workers = ()
     assert "starting 3 workers" in running.waiting_for()
+
+
+def test_a_run_gone_on_with_never_says_that_nobody_is_there_while_its_workers_start(
+    detail: RunDetail, workers: tuple[WorkerView, ...]
+) -> None:
+    """What the aggregator said before the first worker came stands until it says something else."""
+    view = RunView(**{name: getattr(detail, name) for name in RunView.model_fields})
+    alone = view.model_copy(update={"state": "waiting", "reason": "no worker is there: start one"})
+    progress = Progress(detail.experiment, ("worker-1", "worker-2", "worker-3"))
+    told = [
+        Event(seq=1, kind="run", run=alone),
+        Event(seq=2, kind="workers", workers=workers),
+        Event(seq=3, kind="run", run=view.model_copy(update={"state": "running", "reason": None})),
+    ]
+    said = []
+    for event in told:
+        progress.observe(event)
+        said.append(progress.waiting_for())
+    assert said[0] == "starting 3 workers: TensorFlow is being imported"
+    assert said[1] == "starting 1 worker: TensorFlow is being imported"
+    assert said[2].startswith("evaluating" if view.round >= view.rounds else "round ")
+    progress.observe(Event(seq=4, kind="run", run=alone))
+    assert progress.waiting_for() == alone.reason
 
 
 def test_time_left_is_the_mean_round_times_the_rounds_to_come(running: Progress) -> None:

@@ -24,10 +24,12 @@ class Progress:
     died: dict[str, str] = field(default_factory=dict)  # node name → last words
     shown: int = 0  # rounds whose line has been shown
     first_worker: float | None = None  # Unix seconds
+    told_since: bool = False  # the run's state, since the first worker was there
 
     def observe(self, event: Event) -> None:
         if event.run is not None:
             self.run = event.run
+            self.told_since = self.first_worker is not None
         if event.round is not None and event.round.round > 0:
             self.rounds[event.round.round] = event.round
         if event.workers is not None:
@@ -78,8 +80,9 @@ class Progress:
         if self.run.state in ("queued", "paused"):
             return f"{self.run.state}: {self.run.reason or 'another run is active'}"
         if self.run.state == "waiting":
-            if self.launched and not present and starting > 0:
-                return f"starting {_count(starting, 'worker')}: TensorFlow is being imported"
+            # "No worker is there" is what was told last before the first came: no news while they start.
+            if self.launched and starting + present > 0 and not (present and self.told_since):
+                return f"starting {_count(max(starting, 1), 'worker')}: TensorFlow is being imported"
             return self.run.reason or "waiting for workers"
         if self.run.state == "initializing":
             return "making the first weights: a worker builds the model and reads the data"

@@ -82,9 +82,18 @@ def test_a_faulty_experiment_is_one_line_and_starts_nothing(
         (["partition", "{good}", "--plot", "{home}/no/x.png"], "/no/x.png: No such file or directory"),
         (["study", "run", "nowhere.toml", "--minutes", "-3"], "--minutes -3: some time above 0 is needed"),
         (["study", "run", "nowhere.toml", "--minutes", "nan"], "--minutes nan: some time above 0 is needed"),
-        (["study", "check", "{good}"], "good.toml: is an experiment, not a study: `lab run` takes it"),
-        (["check", "studies/quick.toml"], "quick.toml: is a study, not an experiment: `lab study run`"),
-        (["run", "studies/nodes.toml"], "nodes.toml: is a study, not an experiment: `lab study run`"),
+        (
+            ["study", "check", "{good}"],
+            "good.toml: is an experiment, not a study: `.venv/bin/lab run` takes it",
+        ),
+        (
+            ["check", "studies/quick.toml"],
+            "quick.toml: is a study, not an experiment: `.venv/bin/lab study run`",
+        ),
+        (
+            ["run", "studies/nodes.toml"],
+            "nodes.toml: is a study, not an experiment: `.venv/bin/lab study run`",
+        ),
         (["node", "add", "pi-1", "--board", "pc"], "Invalid value for '--board': 'pc' is not one of"),
         (["fly"], "No such command 'fly'"),
         (["run", "x.toml", "--wrokers", "3"], "--wrokers"),

@@ -29,7 +29,7 @@ def result(detail: RunDetail, workers: tuple[WorkerView, ...]) -> Result:
         startup=Startup(aggregator=0.5, first_worker=4.0, first_order=5.25),
         workers=workers,
         partition=SPREAD,
-        command="uv run lab run runs/x/experiment.toml --workers 2 --again",
+        command=".venv/bin/lab run runs/x/experiment.toml --workers 2 --again",
     )
 
 

@@ -9,6 +9,7 @@ import typer
 from roundtable.errors import RoundtableError
 
 from lab import calibrate, looking, nodes, running
+from lab.called import as_called
 from lab.exits import EXPLAINED, Exit, exit_of
 from lab.study import commands as studies
 
@@ -56,6 +57,6 @@ def run_app(arguments: Sequence[str]) -> int:
 
 
 def _refuse(message: str, code: Exit) -> Exit:
-    for line in message.splitlines():
+    for line in as_called(message).splitlines():
         print(f"lab: {line}", file=sys.stderr)
     return code

@@ -27,6 +27,7 @@ from roundtable.errors import InvalidSetting, NotPossible
 
 from lab import certificates
 from lab.api import checked_url, read_token
+from lab.called import FROM_THE_ROOT
 
 COMPOSE: Final = Path("compose.node.yaml")
 TELEGRAF: Final = Path("monitoring/telegraf")
@@ -193,7 +194,7 @@ This folder holds the lab's join token: copy it to the device and to nowhere els
    You see an answer, and no complaint about a certificate. Otherwise: is the clock right (`date`), and the
    address?
 4. `docker compose up -d`, then `docker compose logs -f worker`
-   You see: `"event": "joined"`. On the lab's machine `lab status` and Grafana's Machines
+   You see: `"event": "joined"`. On the lab's machine `{FROM_THE_ROOT} status` and Grafana's Machines
    show {wanted.name}.
 {own}
 To stop: `docker compose down`. Otherwise it comes back with the device, and goes on after the network was

@@ -20,6 +20,7 @@ from roundtable.experiment import Experiment
 from roundtable.messages import RoundRecord, RunView, WorkerView
 from roundtable.types import ClientId
 
+from lab.called import as_called
 from lab.progress import Progress
 
 BLUE = "#0072B2"  # Okabe and Ito's, as in the report
@@ -70,7 +71,9 @@ class Plain:
             self._last = phase
 
     def say(self, line: str, *, warn: bool = False) -> None:
-        self._console.print(("! " if warn else "") + line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(
+            ("! " if warn else "") + as_called(line), markup=False, highlight=False, soft_wrap=True
+        )
 
     def end(self) -> None: ...
 
@@ -107,7 +110,10 @@ class Live:
         self._live.update(picture(progress, time.time(), self._spinner))
 
     def say(self, line: str, *, warn: bool = False) -> None:
-        self._console.print(Text.assemble((" ▲ ", ORANGE), line) if warn else Text(f"   {line}", style="dim"))
+        words = as_called(line)
+        self._console.print(
+            Text.assemble((" ▲ ", ORANGE), words) if warn else Text(f"   {words}", style="dim")
+        )
 
     def end(self) -> None:
         self._live.stop()
@@ -173,7 +179,9 @@ def picture(progress: Progress, now: float, spinner: Spinner) -> RenderableType:
     bar.add_row("", meter, _left(progress, rounds, now) + " ")
     doing = Table.grid(padding=(0, 1))
     doing.add_column(width=1)
-    doing.add_row(Text(""), spinner, Text(progress.waiting_for(), overflow="ellipsis", no_wrap=True))
+    doing.add_row(
+        Text(""), spinner, Text(as_called(progress.waiting_for()), overflow="ellipsis", no_wrap=True)
+    )
     return Group(Text(""), bar, doing, Text(""), *_workers(progress))
 
 

@@ -19,6 +19,7 @@ from roundtable.errors import InvalidInput
 
 from lab import data, export, forecast, results, tables, verification
 from lab.api import Api
+from lab.called import command
 from lab.exits import Exit
 from lab.live import title
 from lab.native import Folders
@@ -144,7 +145,7 @@ def runs(
         out.print(
             tables.runs(views, live)
             if views
-            else "no runs yet: start one with `lab run experiments/demo.toml`"
+            else f"no runs yet: start one with `{command()} run experiments/demo.toml`"
         )
     return Exit.DONE
 
@@ -158,7 +159,8 @@ def stop(
         view = named(api, run)
         api.stop(view.id)
     out.print(
-        f"stopped {view.id} after round {view.round}; `lab resume {view.id}{place.options}` goes on with it",
+        f"stopped {view.id} after round {view.round}; "
+        f"`{command()} resume {view.id}{place.options}` goes on with it",
         soft_wrap=True,
     )
     return Exit.DONE

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -86,10 +83,3 @@ NoLive = Annotated[bool, typer.Option("--no-live", help="Plain lines instead of 
 
 def print_json(body: Any) -> None:
     print(json.dumps(body, indent=2, allow_nan=False))
-
-
-def lab_command() -> str:
-    """How `lab` is called here, for suggestions: uv is not on every PATH."""
-    if shutil.which("uv"):
-        return "uv run lab"
-    return os.path.relpath(sys.argv[0]) if os.path.sep in sys.argv[0] else "lab"

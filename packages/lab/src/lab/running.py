@@ -13,6 +13,7 @@ from roundtable import experiment as experiments
 from roundtable.messages import CreateRun
 
 from lab.api import checked_url
+from lab.called import as_called, command
 from lab.exits import Exit
 from lab.live import Live, Plain, Show, Silent, percent
 from lab.native import Folders, Node, pinned_nodes, plain_nodes
@@ -33,7 +34,6 @@ from lab.options import (
     TokenFile,
     Url,
     Workers,
-    lab_command,
     out,
     print_json,
 )
@@ -149,12 +149,12 @@ def _interrupted(session: Session) -> list[str]:
     if session.place.url is not None:
         return [
             f"no longer watching: run {session.run} goes on there",
-            f"  stop it:     {lab_command()} stop {session.run}{options}",
-            f"  look at it:  {lab_command()} status --url {session.place.url}",
+            f"  stop it:     {command()} stop {session.run}{options}",
+            f"  look at it:  {command()} status --url {session.place.url}",
         ]
     return [
         "interrupted: everything has been stopped, nothing accepted is lost; to go on:",
-        f"  {lab_command()} resume {session.run}{options}",
+        f"  {command()} resume {session.run}{options}",
     ]
 
 
@@ -177,7 +177,10 @@ def _tell(place: Place, outcome: Outcome) -> None:
     out.print()
     if detail.state != "finished":
         out.print(
-            Text(f" {detail.name} {detail.state}: {detail.reason or 'no reason was given'}", style="bold"),
+            Text(
+                f" {detail.name} {detail.state}: {as_called(detail.reason or 'no reason was given')}",
+                style="bold",
+            ),
             soft_wrap=True,
         )
     if result is not None:
@@ -201,7 +204,7 @@ def _tell(place: Place, outcome: Outcome) -> None:
     if detail.state == "finished":
         _suggest(detail.name, place.options)
     else:
-        out.print(f" go on   {lab_command()} resume {detail.id}{place.options}", soft_wrap=True)
+        out.print(f" go on   {command()} resume {detail.id}{place.options}", soft_wrap=True)
     out.print()
 
 
@@ -211,10 +214,10 @@ def _about(result: Result) -> str:
 
 
 def _suggest(name: str, options: str) -> None:
-    out.print(f" next    {lab_command()} verify latest{options}", soft_wrap=True)
-    out.print(f"         {lab_command()} export latest model.keras{options}", soft_wrap=True)
+    out.print(f" next    {command()} verify latest{options}", soft_wrap=True)
+    out.print(f"         {command()} export latest model.keras{options}", soft_wrap=True)
     if name == "demo":
         line = ' or      kind = "dirichlet", alpha = 0.1 in experiments/demo.toml; then make demo again'
     else:
-        line = f"         {lab_command()} replay latest{options}"
+        line = f"         {command()} replay latest{options}"
     out.print(line, soft_wrap=True)

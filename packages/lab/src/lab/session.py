@@ -19,6 +19,7 @@ from roundtable.weights import Weights
 from lab import data, machine, results
 from lab import report as page
 from lab.api import Api
+from lab.called import FROM_THE_ROOT
 from lab.follow import follow
 from lab.live import Show
 from lab.native import Folders, Native, Node, attached, native, plain_nodes
@@ -247,7 +248,9 @@ def repeats(run: RunId, place: Place, nodes: tuple[Node, ...]) -> str:
     workers = f" --workers {len(nodes)}" if nodes else ""
     if nodes and nodes[0].data is not None:
         workers = f" --nodes-dir {nodes[0].data.parent}"
-    return f"uv run lab run {place.folders.runs / run / 'experiment.toml'}{workers} --again{place.options}"
+    return (
+        f"{FROM_THE_ROOT} run {place.folders.runs / run / 'experiment.toml'}{workers} --again{place.options}"
+    )
 
 
 def ledger_cohorts(entries: Any) -> tuple[tuple[ClientId, ...], ...]:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from roundtable.messages import ENDED, RunView, WorkerView
 
+from lab.called import as_called
 from lab.forecast import Forecast
 from lab.live import BLUE, pending, percent, workers_table
 from lab.results import Spread
@@ -62,7 +63,7 @@ def _active(view: RunView) -> list[RenderableType]:
         total=view.rounds, completed=view.round, style="grey50", complete_style=BLUE, finished_style=BLUE
     )
     bar.add_row("", meter, f"{view.round}/{view.rounds} rounds · {percent(view.accuracy)} ")
-    reason = f": {view.reason}" if view.reason else ""
+    reason = f": {as_called(view.reason)}" if view.reason else ""
     arrived = f", {len(view.arrived)} of {len(view.cohort)} clients in" if view.cohort else ""
     return [Text(f" {view.id}", style="bold"), bar, Text(f" {view.state}{reason}{arrived}")]
 

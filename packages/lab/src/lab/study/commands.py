@@ -14,6 +14,7 @@ from roundtable.errors import InvalidSetting, RoundtableError
 
 from lab import data
 from lab.api import checked_url
+from lab.called import FROM_THE_ROOT
 from lab.exits import Exit
 from lab.live import clock, percent
 from lab.native import Folders
@@ -217,7 +218,7 @@ def report(
     from lab.study import page, pictures  # matplotlib and scipy: a second, for those alone who need it
 
     file, sections = load(study)
-    command = f"uv run lab study repeat {study} {{cell}} --seed {{seed}}"
+    command = f"{FROM_THE_ROOT} study repeat {study} {{cell}} --seed {{seed}}"
     for problem in pictures.make(out_dir, sections, Folders(out_dir / ".lab", tasks_dir, datasets_dir)):
         out.print(f"predictions are not drawn: {problem}", soft_wrap=True, markup=False)
     made = page.gather(file, sections, out_dir, command, tasks_dir)

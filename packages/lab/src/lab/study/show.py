@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from roundtable.types import Seconds
 
+from lab.called import as_called
 from lab.live import BLUE, ORANGE, clock, percent
 from lab.progress import Progress
 
@@ -51,7 +52,7 @@ class Plain:
         left = ""
         if self._standing is not None:
             left = f"[{self._standing.done}/{self._standing.jobs}] "
-        words = left + ("! " if warn else "") + line
+        words = left + ("! " if warn else "") + as_called(line)
         self._console.print(words, markup=False, highlight=False, soft_wrap=True)
 
     def stand(self, standing: Standing) -> None:
@@ -72,8 +73,9 @@ class Live:
         self._started = False
 
     def say(self, line: str, *, warn: bool = False) -> None:
+        words = as_called(line)
         self._console.print(
-            Text.assemble((" ▲ ", ORANGE), line) if warn else Text(f" {line}"), soft_wrap=True
+            Text.assemble((" ▲ ", ORANGE), words) if warn else Text(f" {words}"), soft_wrap=True
         )
 
     def stand(self, standing: Standing) -> None:
@@ -87,7 +89,7 @@ class Live:
         accuracy = progress.run.accuracy if progress.run else None
         reached = f", {percent(accuracy)}" if accuracy is not None else ""
         rounds = f" · round {progress.committed} of {progress.run.rounds}{reached}" if progress.run else ""
-        waiting = "" if progress.committed else f" · {progress.waiting_for()}"
+        waiting = "" if progress.committed else f" · {as_called(progress.waiting_for())}"
         self._draw(rounds if progress.committed else waiting)
 
     def end(self) -> None:

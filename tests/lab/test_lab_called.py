@@ -1,0 +1,87 @@
+"""Commands that are suggested can be typed as they are: a real `lab` says one, and the same shell runs it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from lab.called import as_called, command
+from lab.commands import run_app
+
+LAB = Path(sys.executable).with_name("lab")
+
+
+def suggested(*words: str | Path, folder: Path, path: str) -> str:
+    """What `lab runs` on a folder without runs says to run instead, up to its arguments."""
+    done = subprocess.run(
+        [*words, "runs", "--runs-dir", "none"],
+        cwd=folder,
+        env={**os.environ, "PATH": path, "COLUMNS": "300"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    found = re.search(r"`(.+) run experiments/demo.toml`", done.stderr)
+    assert found, done.stderr
+    return found[1]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """As `make` leaves it: lab in .venv/bin, and not on PATH."""
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "lab").symlink_to(LAB)
+    return tmp_path
+
+
+@pytest.mark.parametrize("typed", [".venv/bin/lab", "{checkout}/.venv/bin/lab"])
+def test_off_path_it_is_suggested_by_where_it_is(checkout: Path, typed: str) -> None:
+    words = typed.format(checkout=checkout)
+    assert suggested(words, folder=checkout, path="/usr/bin:/bin") == ".venv/bin/lab"
+
+
+def test_on_path_its_name_will_do(checkout: Path) -> None:
+    path = f"{checkout / '.venv' / 'bin'}:/usr/bin:/bin"
+    assert suggested("sh", "-c", 'exec lab "$@"', "sh", folder=checkout, path=path) == "lab"
+
+
+@pytest.mark.parametrize("place", [".venv/bin", "runs of mine/first"])
+def test_what_is_suggested_runs_from_the_folder_where_one_is(checkout: Path, place: str) -> None:
+    folder = checkout / place
+    folder.mkdir(parents=True, exist_ok=True)
+    words = suggested(checkout / ".venv/bin/lab", folder=folder, path="/usr/bin:/bin")
+    done = subprocess.run(
+        ["sh", "-c", f"{words} --help"], cwd=folder, capture_output=True, env={"PATH": "/usr/bin:/bin"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert Path(shlex.split(words)[0]).name == "lab"
+
+
+def test_whoever_runs_it_by_uv_is_told_uv(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """uv puts lab on PATH for as long as the command runs, and no longer."""
+    monkeypatch.setattr(sys, "argv", [str(LAB)])
+    monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")
+    monkeypatch.setenv("PATH", f"{LAB.parent}:{tmp_path}")
+    assert Path(command()).name == "lab" and command() != "lab"
+    (tmp_path / "uv").touch(mode=0o755)
+    assert command() == "uv run lab"
+
+
+def test_messages_are_told_with_it_and_nothing_else_in_them_changes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / ".venv" / "bin" / "lab")])
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    assert as_called("no room (`lab resume r1`); the lab is up, `labels` stay") == (
+        "no room (`.venv/bin/lab resume r1`); the lab is up, `labels` stay"
+    )
+    assert run_app(["status"]) == 3
+    assert "start one with `.venv/bin/lab run`" in capsys.readouterr().err
+    assert run_app(["fly"]) == 2
+    assert "see `.venv/bin/lab --help`" in capsys.readouterr().err

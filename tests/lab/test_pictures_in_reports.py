@@ -180,7 +180,8 @@ class TestStudy:
         report_ = page.gather(part.study, [part], out, "{cell}{seed}", ROOT / "tasks")
         drawn = [plot for plot in report_.parts[0].plots if "-predictions-" in plot.name]
         assert [plot.name for plot in drawn] == ["tiny-predictions-1", "tiny-predictions-2"]
-        assert "(2; 3; 4; 5; 6)" in drawn[0].text and "(7)" in drawn[1].text
+        assert "(clients 2; clients 3; clients 4; clients 5; clients 6)" in drawn[0].text
+        assert "(clients 7)" in drawn[1].text
         written = page.write(report_, tmp_path / "made").read_text()
         assert "Data: SYNTHETIC scenes" in written and "The clouds are synthetic scenes." in written
         assert "Data: SYNTHETIC" in (tmp_path / "made/report.md").read_text()

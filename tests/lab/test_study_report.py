@@ -260,6 +260,36 @@ def test_other_levels_are_allowed_for_and_that_is_said(tmp_path: Path) -> None:
     assert "8 and 16 are each the same as 2 in every repeat" in told
 
 
+def test_an_average_over_other_factors_says_where_it_hides_unlike_ones(tmp_path: Path) -> None:
+    part = _two_factors(tmp_path)
+    lower = {("8", "0.1"): 0.3}  # what 8 clients cost, by the rate
+    found = records(
+        part,
+        lambda cell, seed: 0.9 + seed / 1000 - lower.get((cell.levels["clients"], cell.levels["rate"]), 0.0),
+    )
+    told = " ".join(words.of_section(summary(part, found)))
+    assert "Against 2, in each of 3 repeats: 8 is 15.00 points lower." in told
+    assert (
+        "That of 8 is an average of unlike ones, from −30.00 with rate 0.1 to 0.00 points with rate 0.2."
+        in told
+    )
+    alike = summary(part, records(part, lambda cell, _: 0.9 - 0.1 * (cell.levels["clients"] == "8")))
+    assert "unlike" not in " ".join(words.of_section(alike))
+
+
+def test_times_that_vary_by_more_than_they_are_long_are_said_to_say_nothing(tmp_path: Path) -> None:
+    part = section(tiny(tmp_path))
+    quiet = records(part, lambda _cell, seed: 0.9 + seed / 1000)
+    assert "read no speed" not in " ".join(words.of_section(summary(part, quiet)))
+    record = quiet["clients-2"]
+    slow = record.repeats[0].model_copy(
+        update={"rounds": tuple(r.model_copy(update={"seconds": 50.0}) for r in record.repeats[0].rounds)}
+    )
+    noisy = quiet | {"clients-2": record.model_copy(update={"repeats": (slow, *record.repeats[1:])})}
+    told = " ".join(words.of_section(summary(part, noisy)))
+    assert "Times by the real clock: 1 of 2 have an interval wider than themselves" in told
+
+
 def test_tasks_are_neither_averaged_nor_compared_with_each_other(tmp_path: Path) -> None:
     path = tiny(tmp_path)
     tasks = (
@@ -281,6 +311,27 @@ def test_tasks_are_neither_averaged_nor_compared_with_each_other(tmp_path: Path)
     }
 
 
+def _two_factors(folder: Path, more: str = "") -> Section:
+    path = tiny(folder, more=more)
+    other = '\n[[factors]]\nname = "rate"\nfield = "training.learning_rate"\nlevels = [0.1, 0.2]\n'
+    path.write_text(path.read_text() + other)
+    return section(path)
+
+
+def test_what_is_reached_of_training_in_one_place_is_said_of_each_baseline_once(tmp_path: Path) -> None:
+    part = section(tiny(tmp_path, more="centralized = true"))
+    found = records(part, lambda cell, seed: (0.4 if cell.levels else 0.8) + seed / 1000)
+    told = " ".join(words.of_section(summary(part, found)))
+    low, high = stats.t.interval(
+        0.95,
+        2,
+        *(f([100 * (0.4 + s / 1000) / (0.8 + s / 1000) for s in (1, 2, 3)]) for f in (np.mean, stats.sem)),
+    )
+    assert f"federated training reaches 50.1 % ({low:.1f} to {high:.1f}) in each of the 2 cells." in told
+    same = summary(part, records(part, lambda _cell, seed: 0.8 + seed / 1000))
+    assert "reaches exactly 100 % in every repeat in each of the 2 cells" in " ".join(words.of_section(same))
+
+
 def test_a_gap_and_a_failure_are_told_and_never_silent(tmp_path: Path) -> None:
     part = section(tiny(tmp_path))
     found = records(part, lambda _cell, _seed: 0.9)
@@ -290,18 +341,13 @@ def test_a_gap_and_a_failure_are_told_and_never_silent(tmp_path: Path) -> None:
     store.write(bad)
     report = page.gather(part.study, [part], tmp_path / "out", "{cell}{seed}")
     told = " ".join(report.parts[0].words)
-    assert "Not run: 8." in told and "Failed: 2 seed 2: training diverged." in told
+    assert "Not run: clients 8." in told and "Failed: clients 2 seed 2: training diverged." in told
     assert report.state == "1 run of 1 cell finished, 1 failed, 1 of 2 cells not run"
     (gap,) = report.trouble
-    assert gap.startswith("1 of 2 cells have not been run (8), cells have 2 of 3 repeats, 1 run failed")
+    assert gap.startswith(
+        "1 of 2 cells have not been run (clients 8), cells have 2 of 3 repeats, 1 run failed"
+    )
     assert "Why: still under way, or ended from outside" in gap
-
-
-def _two_factors(folder: Path, more: str = "") -> Section:
-    path = tiny(folder, more=more)
-    other = '\n[[factors]]\nname = "rate"\nfield = "training.learning_rate"\nlevels = [0.1, 0.2]\n'
-    path.write_text(path.read_text() + other)
-    return section(path)
 
 
 def test_a_grid_run_in_part_is_averaged_only_where_every_level_has_been_run(tmp_path: Path) -> None:
@@ -317,7 +363,7 @@ def test_a_grid_run_in_part_is_averaged_only_where_every_level_has_been_run(tmp_
     ]
     told = " ".join(words.of_section(own))
     assert "averaged over the other factors, where every level has been run" in told
-    assert "Not run: 8, 0.1." in told
+    assert "Not run: clients 8, rate 0.1." in told
 
 
 def test_parts_that_were_not_run_are_named_with_why(tmp_path: Path) -> None:
@@ -421,16 +467,19 @@ def test_energy_and_windows_in_grafana_are_shown_where_there_are_any(tmp_path: P
     assert "energy to" not in plain and "In Grafana" not in plain
 
 
-def test_published_figures_are_held_against_our_interval(tmp_path: Path) -> None:
+def test_published_figures_are_held_against_one_more_run_of_ours(tmp_path: Path) -> None:
     path = tiny(tmp_path)
     path.write_text(path.read_text() + PUBLISHED)
     part = section(path)
     inside = summary(part, records(part, lambda _cell, seed: 0.89 + seed / 200))
-    assert words.of_published(inside.comparisons()[0]).endswith("; it lies within our interval.")
+    half = stats.t.ppf(0.975, 2) * np.std([89.5, 90.0, 90.5], ddof=1) * np.sqrt(1 + 1 / 3)
+    reach = f"({90 - half:.2f} to {90 + half:.2f} %)"
+    told = words.of_published(inside.comparisons()[0])
+    assert told.endswith(f"; within where one more run of ours would lie {reach}.")
     wide = summary(part, records(part, lambda _cell, seed: 0.5 + seed / 5))
-    assert "within our interval, which is too wide to say much" in words.of_published(wide.comparisons()[0])
+    assert ", which is too wide to say much" in words.of_published(wide.comparisons()[0])
     outside = summary(part, records(part, lambda _cell, seed: 0.5 + seed / 1000))
-    assert "it lies outside of our interval" in words.of_published(outside.comparisons()[0])
+    assert "; outside of where one more run" in words.of_published(outside.comparisons()[0])
 
 
 def test_records_of_different_data_or_code_are_never_put_side_by_side(tmp_path: Path) -> None:

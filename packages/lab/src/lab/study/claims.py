@@ -31,6 +31,7 @@ def against_first(compared: Sequence[Effect]) -> str:
     if mostly := [effect for effect in apart if not _always(effect)]:
         said = ", ".join(f"{_change(effect)} ({_ends([effect])})" for effect in mostly)
         parts.append(f"Against {first}, seed by seed ({_of(mostly)}): {said}.")
+    parts += [said for effect in apart if (said := _uneven(effect))]
     if same := those("the same"):
         verb = "is the same as" if len(same) == 1 else "are each the same as"
         parts.append(f"{capital(names(same))} {verb} {first} in every repeat.")
@@ -53,6 +54,18 @@ def against_first(compared: Sequence[Effect]) -> str:
             f"{capital(names(partial))} cannot be compared with {first}: not every repeat got there."
         )
     return " ".join(parts)
+
+
+def _uneven(effect: Effect) -> str:
+    """What an average over other factors hides."""
+    if not effect.uneven:
+        return ""
+    (least, low), (most, high) = effect.uneven
+    measure = effect.measure
+    return (
+        f"That of {effect.level} is an average of unlike ones, from {measure.shown(low, unit=False)} "
+        f"with {least} to {measure.apart(high)} with {most}."
+    )
 
 
 def _always(effect: Effect) -> bool:
@@ -141,13 +154,17 @@ def of_ranking(ranking: dict[str, list[Effect]]) -> list[str]:
 
 def _rank(effect: Effect) -> str:
     mean = effect.difference.mean or 0.0
-    sign = "+" if mean > 0 else "−"
-    return f"{_factor(effect)} ({effect.reference} → {effect.level}: {sign}{effect.measure.apart(abs(mean))})"
+    change = f"{'+' if mean > 0 else '−'}{effect.measure.apart(abs(mean))}"
+    return f"{effect.factor_name} ({effect.reference} → {effect.level}: {change}; {_where(effect)})"
 
 
 def _factor(effect: Effect) -> str:
-    where = f" ({effect.stratum.name})" if effect.stratum.name else ""
-    return f"{effect.factor_name} in {effect.study}{where}"
+    return f"{effect.factor_name} ({_where(effect)})"
+
+
+def _where(effect: Effect) -> str:
+    where = f", {effect.stratum.name}" if effect.stratum.name else ""
+    return f"study {effect.study}{where}"
 
 
 def listed(names: Sequence[str]) -> str:

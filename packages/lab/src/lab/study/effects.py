@@ -6,7 +6,7 @@ over tasks: accuracies on MNIST and on clouds have no mean that means anything, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from lab.study.files import Factor, level_name
@@ -26,7 +26,7 @@ class Stratum:
     @property
     def levels(self) -> list[str]:
         """Those that have cells here."""
-        there = {row.cell.levels[self.factor.name] for row in self.rows}
+        there = {self._at(row) for row in self.rows}
         return [name for name in map(level_name, self.factor.levels) if name in there]
 
     @property
@@ -37,8 +37,7 @@ class Stratum:
         """
         beside: dict[tuple[str, ...], list[Row]] = {}
         for row in self.rows:
-            others = tuple(level for name, level in row.cell.levels.items() if name != self.factor.name)
-            beside.setdefault(others, []).append(row)
+            beside.setdefault(self._others(row), []).append(row)
         whole = [rows for rows in beside.values() if all(row.finished for row in rows)]
         return tuple(row for rows in whole or beside.values() for row in rows)
 
@@ -49,13 +48,29 @@ class Stratum:
 
     def by_seed(self, level: str, measure: Measure) -> dict[int, float | None]:
         """Of seeds that every cell at this level has finished; None where one of them has no value."""
-        cells = [row.by_seed(measure) for row in self.even if row.cell.levels[self.factor.name] == level]
+        cells = [row.by_seed(measure) for row in self.even if self._at(row) == level]
         seeds = set.intersection(*(set(cell) for cell in cells)) if cells else set()
         found: dict[int, float | None] = {}
         for seed in sorted(seeds):
             values = [value for cell in cells if (value := cell[seed]) is not None]
             found[seed] = sum(values) / len(values) if len(values) == len(cells) else None
         return found
+
+    def parts(self, first: str, level: str, measure: Measure) -> Iterator[tuple[str, float]]:
+        """`level` against `first` at each combination of other factors: its name, the mean of its pairs."""
+        there = {self._others(row): row for row in self.even if self._at(row) == first}
+        for row in self.even:
+            if self._at(row) == level and (one := there.get(self._others(row))) is not None:
+                difference = paired(one.by_seed(measure), row.by_seed(measure))
+                names = (told for name, told in row.told.items() if name != self.factor.name)
+                if difference.mean is not None:
+                    yield ", ".join(names), difference.mean
+
+    def _others(self, row: Row) -> tuple[str, ...]:
+        return tuple(level for name, level in row.cell.levels.items() if name != self.factor.name)
+
+    def _at(self, row: Row) -> str:
+        return row.cell.levels[self.factor.name]
 
     def level(self, level: str, measure: Measure) -> Interval:
         return interval(list(self.by_seed(level, measure).values()))
@@ -73,10 +88,20 @@ class Effect:
     measure: Measure
     difference: Difference
     adjusted: float | None  # the difference's p, allowing for the factor's other levels (Holm)
+    parts: tuple[tuple[str, float], ...] = ()  # the same at each combination of the other factors: name, mean
 
     @property
     def verdict(self) -> Verdict:
         return self.difference.verdict(self.adjusted)
+
+    @property
+    def uneven(self) -> list[tuple[str, float]]:
+        """The smallest and the largest part, where one of them lies outside of the whole's interval."""
+        low, high = self.difference.low, self.difference.high
+        ends = sorted(self.parts, key=lambda part: part[1])
+        if low is None or high is None or not ends or (low <= ends[0][1] and ends[-1][1] <= high):
+            return []
+        return [ends[0], ends[-1]]
 
     @property
     def factor_name(self) -> str:
@@ -95,7 +120,7 @@ def strata(found: Summary, factor: Factor) -> list[Stratum]:
 
 def _apart(rows: Sequence[Row], factor: Factor) -> str:
     """The levels of other factors that all of them have."""
-    first, *others = (row.shown for row in rows)
+    first, *others = (row.told for row in rows)
     same = [
         level
         for name, level in first.items()
@@ -115,7 +140,17 @@ def effects_of(found: Summary, stratum: Stratum, measure: Measure) -> list[Effec
     differences = [paired(values, stratum.by_seed(name, measure), measure.step) for name in others]
     adjusted = holm([difference.p for difference in differences])
     return [
-        Effect(found.study.name, stratum.factor, stratum, first, name, measure, difference, p)
+        Effect(
+            found.study.name,
+            stratum.factor,
+            stratum,
+            first,
+            name,
+            measure,
+            difference,
+            p,
+            tuple(stratum.parts(first, name, measure)) if stratum.averaged else (),
+        )
         for name, difference, p in zip(others, differences, adjusted, strict=True)
     ]
 

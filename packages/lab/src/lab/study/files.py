@@ -75,6 +75,15 @@ class Factor(Table):
             )
         return self
 
+    def told(self, level: str) -> str:
+        """A level that is only a number says of what: nodes 10, latency 50 ms."""
+        try:
+            float(level)
+        except ValueError:
+            return level
+        what, _, unit = (self.label or self.name).partition(", ")
+        return f"{what} {level} {unit}".rstrip()
+
 
 class Published(Table):
     """A figure of somebody else's, shown beside ours: one value of a measure, or a curve of accuracies."""

@@ -131,7 +131,7 @@ def of_published(found: Sequence[Summary]) -> Table | None:
                 rows.append((own.section.key, "test accuracy by round, %", told, ours, figure.source))
     if not rows:
         return None
-    return Table(("study", "figure", "published", "ours", "source"), tuple(rows), 2)
+    return Table(("study", "figure", "published", "ours", "source"), tuple(rows), 5)
 
 
 def _curve(found: Summary) -> str:

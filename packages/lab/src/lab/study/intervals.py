@@ -63,11 +63,16 @@ class Interval:
     def high(self) -> float | None:
         return None if self.mean is None or self.half is None else self.mean + self.half
 
-    def holds(self, value: float, upto: float | None = None) -> bool | None:
-        """Whether `value`, or the range up to `upto`, lies in it at least in part."""
-        if self.low is None or self.high is None:
+    @property
+    def another(self) -> tuple[float, float] | None:
+        """Where one more value would lie with 95 %: what a single run elsewhere may be held against.
+
+        The prediction interval, mean ± t·s·√(1 + 1/n), wider than that of the mean.
+        """
+        if self.mean is None or self.half is None:
             return None
-        return self.low <= (value if upto is None else upto) and value <= self.high
+        half = self.half * math.sqrt(self.n + 1)
+        return self.mean - half, self.mean + half
 
 
 def interval(values: Sequence[float | None]) -> Interval:

@@ -48,7 +48,6 @@ class Part:
     words: list[str]
     plots: list[Plot]
     tables: list[tuple[str, grids.Table]]
-    clock: str
     commands: list[tuple[str, str]]
     windows: list[tuple[str, str]]  # Grafana
 
@@ -147,7 +146,8 @@ def _part(found: Summary, command: str, out: Path, tasks: Path) -> Part:
     drawn += pictures.of(found, out, tasks)
     told = dict.fromkeys(data.described(record.experiment, tasks) for record in found.records)
     described = [line for line in told if line]
-    tables = [("Every cell: mean ± half the 95 % interval (n)", grids.of_cells(found))]
+    title = f"Every cell: mean ± half the 95 % interval (n); times are of the {found.clock}"
+    tables = [(title, grids.of_cells(found))]
     rows = [*found.rows, *found.baselines]
     first = {row.cell.id: found.study.seed(0) for row in rows}
     return Part(
@@ -158,7 +158,6 @@ def _part(found: Summary, command: str, out: Path, tasks: Path) -> Part:
         words=words.of_section(found),
         plots=[plot for plot in drawn if plot is not None],
         tables=tables,
-        clock=found.clock,
         commands=[
             (row.cell.id, command.format(cell=f"{found.section.key}/{row.cell.id}", seed=first[row.cell.id]))
             for row in rows

@@ -7,7 +7,7 @@ tell them apart. A figure is drawn once and kept as SVG (inline and as a file) a
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +67,7 @@ def learning(summary: Summary) -> Plot | None:
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
         text = f"Learning curves of {summary.section.key}: {metric_words(metric)} over {over}"
-        return plotted(figure, f"{summary.section.key}-learning", text, "Lines: means; bands: 95 % intervals")
+        return plotted(figure, f"{summary.section.key}-learning", text, _read(axis, summary))
 
 
 def effect(summary: Summary, factor: Factor) -> Plot | None:
@@ -98,8 +98,15 @@ def effect(summary: Summary, factor: Factor) -> Plot | None:
             figure,
             f"{summary.section.key}-{factor.name}",
             f"{names} over {factor.label or factor.name}",
-            "Dots: single runs; bars: 95 % intervals",
+            "Dots: single runs, thin lines those of one seed; bars: 95 % intervals"
+            if len(summary.factors) == 1 or summary.study.design != "grid"
+            else "Dots: single runs; bars: 95 % intervals",
         )
+
+
+def _read(axis: str, summary: Summary) -> str:
+    beside = "; in one place: at the round where as many examples had been seen"
+    return "Lines: means; bands: 95 % intervals" + beside * bool(axis == "rounds" and summary.baselines)
 
 
 # --- learning curves ----------------------------------------------------------------------------------------
@@ -141,7 +148,7 @@ def _curves(
     drawn = 0
     for index, row in enumerate(rows):
         if _evaluated(row, metric):
-            label = ", ".join(level for name, level in row.shown.items() if name not in shared)
+            label = ", ".join(told for name, told in row.told.items() if name not in shared)
             _curve(axes, row, metric, axis, scale, index % TOGETHER, label or "federated")
             drawn += 1
     own = {row.cell.id for row in rows}
@@ -151,7 +158,9 @@ def _curves(
         label = "in one place" if len(baselines) == 1 else f"in one place, for {beside[0]}"
         places = [at for at, found in enumerate(rows) if found.cell.id in row.cell.beside]
         colour = BLACK if len(baselines) == 1 else COLOURS[places[0] % TOGETHER]
-        _centralized(axes, row, metric, axis, scale, label, colour)
+        federated = next(found for found in rows if found.cell.id in row.cell.beside)
+        length = federated.cell.experiment.rounds.count / row.cell.experiment.rounds.count
+        _centralized(axes, row, metric, axis, scale, label, colour, length)
     for figure in summary.study.published:
         if figure.curve is not None and axis == "rounds" and metric == "accuracy" and _fits(figure, rows):
             numbers = range(1, len(figure.curve) + 1)
@@ -165,7 +174,9 @@ def _curves(
     if not drawn:
         axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", va="center", color=GREY)
     elif drawn + len(baselines) > 1 or summary.study.published:
-        axes.legend(fontsize=8, loc="lower right")
+        many = drawn + len(baselines) > 5  # would hide what it names
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 2}
+        axes.legend(fontsize=8, **(below if many else {"loc": "lower right"}))
 
 
 def _fits(figure: Published, rows: Sequence[Row]) -> bool:
@@ -198,9 +209,15 @@ def _curve(axes: Any, row: Row, metric: str, axis: str, scale: float, index: int
     axes.fill_between(x, *_ends(mean, half, metric, scale), color=colour, alpha=0.15, linewidth=0)
 
 
-def _centralized(axes: Any, row: Row, metric: str, axis: str, scale: float, label: str, colour: str) -> None:
-    """As a curve over examples or rounds; where time is another clock's, only where it ends."""
+def _centralized(
+    axes: Any, row: Row, metric: str, axis: str, scale: float, label: str, colour: str, length: float
+) -> None:
+    """As a curve over examples, or over `length` rounds an epoch of it; over time, only where it ends.
+
+    So it stands at each round where as many examples had been seen.
+    """
     x, mean, half = _band(row, metric, axis)
+    x = x * length if axis == "rounds" else x
     style: dict[str, Any] = {"color": colour, "linestyle": (0, (4, 2)), "linewidth": 1.8}
     if axis == "seconds":
         axes.axhline(scale * mean[-1], **style, label=f"{label}, in the end")
@@ -269,8 +286,11 @@ def _levels(axes: Any, summary: Summary, factor: Factor, measure: Measure) -> in
         shift = 0.0 if numeric else (index - (len(series[:TOGETHER]) - 1) / 2) * _PAD
         at = {row.cell.levels[factor.name]: row.of(measure) for row in rows}
         points = [(place + shift, at[name]) for place, name in zip(places, names, strict=True) if name in at]
-        joined = all(is_number(level) for level in factor.levels)  # nothing lies between two names
+        joined = numeric and all(is_number(level) for level in factor.levels)  # else nothing lies between
         _series_of(axes, points, measure, index, label, joined)
+    if len(series) == 1:
+        _seeds(axes, dict(zip(names, places, strict=True)), series[0][1], factor, measure)
+        _references(axes, summary, dict(zip(names, places, strict=True)), series[0][1], factor, measure)
     _reference(axes, summary, measure)
     if numeric:
         if factor.scale == "log":
@@ -290,6 +310,40 @@ def _levels(axes: Any, summary: Summary, factor: Factor, measure: Measure) -> in
     return len(series)
 
 
+def _seeds(
+    axes: Any, places: Mapping[str, float], rows: Sequence[Row], factor: Factor, measure: Measure
+) -> None:
+    """A thin line through the runs of each seed, which are what levels are compared by."""
+    runs: dict[int, list[tuple[float, float]]] = {}
+    for row in rows:
+        for seed, value in row.by_seed(measure).items():
+            if value is not None:
+                runs.setdefault(seed, []).append((places[row.cell.levels[factor.name]], value))
+    for points in runs.values():
+        x, y = zip(*points, strict=True)
+        axes.plot(x, y, color=GREY, linewidth=0.7, alpha=0.6, zorder=1)
+
+
+def _references(
+    axes: Any,
+    summary: Summary,
+    places: Mapping[str, float],
+    rows: Sequence[Row],
+    factor: Factor,
+    measure: Measure,
+) -> None:
+    """Training in one place beside each level, where each has its own."""
+    if measure.better <= 0 or len(summary.baselines) < 2:
+        return
+    for index, row in enumerate(rows):
+        baseline = summary.baseline_of(row)
+        mean = baseline.of(measure).mean if baseline is not None else None
+        if mean is not None:
+            style = {"color": BLACK, "marker": "_", "markersize": 16, "linestyle": ""}
+            axes.plot(places[row.cell.levels[factor.name]], mean, **style, label="in one place" * (not index))
+    axes.legend(fontsize=8, handles=[h for h in axes.get_lines() if h.get_label() == "in one place"])
+
+
 def _others(summary: Summary, factor: Factor) -> str:
     return ", ".join(other.label or other.name for other in summary.factors if other is not factor)
 
@@ -297,7 +351,7 @@ def _others(summary: Summary, factor: Factor) -> str:
 def _series(summary: Summary, factor: Factor) -> list[tuple[str, list[Row]]]:
     found: dict[str, list[Row]] = {}
     for row in summary.compared(factor):
-        others = [level for name, level in row.shown.items() if name != factor.name]
+        others = [row.cell.levels[name] for name in row.told if name != factor.name]
         found.setdefault(", ".join(others) if summary.study.design == "grid" else "", []).append(row)
     return list(found.items())
 
@@ -355,6 +409,7 @@ def _reference(axes: Any, summary: Summary, measure: Measure) -> None:
             textcoords="offset points",
             ha="right",
             fontsize=8,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8},
         )
 
 

@@ -6,7 +6,7 @@ Made of the records alone. A cell that was planned and has no record, and a repe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from lab.study.cells import Cell, cells
@@ -22,12 +22,8 @@ class Row:
 
     cell: Cell
     record: CellRecord | None
-    constant: frozenset[str] = frozenset()  # factors with one level only, not worth a word
+    told: Mapping[str, str] = field(default_factory=dict)  # factor → level in words; of what is varied
     mixed: bool = False  # a baseline, which has a real clock, beside cells with a virtual one
-
-    @property
-    def shown(self) -> dict[str, str]:
-        return {name: level for name, level in self.cell.levels.items() if name not in self.constant}
 
     @property
     def finished(self) -> tuple[Repeat, ...]:
@@ -43,7 +39,7 @@ class Row:
     def name(self) -> str:
         if self.cell.kind == "centralized":
             return "in one place"
-        return ", ".join(self.shown.values()) or "federated"
+        return ", ".join(self.told.values()) or "federated"
 
     def of(self, measure: Measure) -> Interval:
         return interval(list(self.by_seed(measure).values()))
@@ -81,8 +77,7 @@ class Summary:
     @property
     def factors(self) -> list[Factor]:
         """Those that are varied; all where none is."""
-        constant = self.rows[0].constant if self.rows else frozenset()
-        return [factor for factor in self.study.factors if factor.name not in constant]
+        return [factor for factor in self.study.factors if factor.name in self.rows[0].told]
 
     @property
     def learns(self) -> bool:
@@ -179,12 +174,17 @@ class Summary:
 def summary(section: Section, records: Mapping[str, CellRecord]) -> Summary:
     """`records`: by cell."""
     planned = cells(section)
-    constant = frozenset(factor.name for factor in section.study.factors if len(factor.levels) == 1)
-    if len(constant) == len(section.study.factors):
-        constant = frozenset()
+    factors = section.study.factors
+    varied = [factor for factor in factors if len(factor.levels) > 1] or factors
     virtual = {cell.id for cell in planned if cell.experiment.machines.clock == "virtual"}
     rows = [
-        Row(cell, records.get(cell.id), constant, bool(virtual.intersection(cell.beside))) for cell in planned
+        Row(
+            cell,
+            records.get(cell.id),
+            {factor.name: factor.told(cell.levels[factor.name]) for factor in varied if cell.levels},
+            bool(virtual.intersection(cell.beside)),
+        )
+        for cell in planned
     ]
     federated = tuple(row for row in rows if row.cell.kind == "federated")
     return Summary(section, federated, tuple(row for row in rows if row.cell.kind == "centralized"))

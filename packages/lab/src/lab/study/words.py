@@ -51,8 +51,7 @@ def of_section(summary: Summary) -> list[str]:
         paragraphs.append(said)
     if compared := summary.comparisons():
         paragraphs.append(" ".join(map(of_published, compared)))
-    if said := _of_trouble(summary):
-        paragraphs.append(said)
+    paragraphs += filter(None, [_of_noise(summary), _of_trouble(summary)])
     return paragraphs
 
 
@@ -111,34 +110,39 @@ def _over(stratum: Stratum) -> str:
 
 
 def _of_baseline(summary: Summary) -> str:
-    if not summary.baselines:
-        return ""
+    """What of each baseline its cells reach, seed by seed."""
     measure = summary.learned
     if measure is None:
         return ""
-    said = []
-    single = len(summary.baselines) == 1
-    if single:
-        own = summary.baselines[0].of(measure)
-        said.append(
-            f"Training in one place, on the same examples and as many of them, gives {measure.label} "
-            f"{shown(measure, own)}."
-        )
-    else:
-        said.append(f"Beside training in one place on the same examples, by {measure.label}:")
-    for row in summary.rows:
-        share = summary.share_of_centralized(row, measure)
-        if share is None or share.mean is None:
+    told = []
+    for baseline in summary.baselines:
+        beside = [row for row in summary.rows if row.cell.id in baseline.cell.beside]
+        shares = {row.name: summary.share_of_centralized(row, measure) for row in beside}
+        reached = {name: _share(share) for name, share in shares.items() if share is not None and share.n}
+        if not reached:
             continue
-        words = f"{share.mean:.1f} %"
-        if share.low is not None and share.high is not None:
-            words += f" ({share.low:.1f} to {share.high:.1f})"
-        baseline = summary.baseline_of(row)
-        against = "" if single or baseline is None else f", which is {shown(measure, baseline.of(measure))}"
-        even = share.low is not None and share.high is not None and share.low <= 100 <= share.high
-        verdict = ", no difference shown" if even else ""
-        said.append(f"{capital(row.name)}: {words} of centralized{against}{verdict}.")
-    return " ".join(said)
+        said = [f"{words} with {name}" for name, words in reached.items()]
+        if len(set(reached.values())) == 1 and len(reached) > 1:
+            said = [f"{next(iter(reached.values()))} in each of the {len(reached)} cells"]
+        elif len(summary.rows) == 1:
+            said = list(reached.values())
+        told.append(f"of {shown(measure, baseline.of(measure))} federated training reaches {'; '.join(said)}")
+    if not told:
+        return ""
+    numbers = f"in {measure.label}, seed by seed, with 95 % intervals"
+    every = ". ".join([told[0], *map(capital, told[1:])])
+    return f"Against training in one place on the same examples and as many of them ({numbers}): {every}."
+
+
+def _share(share: Interval) -> str:
+    """96.7 % (96.1 to 97.2)."""
+    if share.n > 1 and set(share.values) == {100.0}:
+        return "exactly 100 % in every repeat"
+    words = f"{share.mean:.1f} %"
+    if share.low is None or share.high is None:
+        return f"{words} (n = {share.n})"
+    even = ", no difference shown" if share.low <= 100 <= share.high else ""
+    return f"{words} ({share.low:.1f} to {share.high:.1f}{even})"
 
 
 def of_published(found: Comparison) -> str:
@@ -152,14 +156,34 @@ def of_published(found: Comparison) -> str:
         else f"{measure.shown(value, unit=False)} to {measure.shown(high)}"
     )
     where = f" with {found.row.name}" if found.row.cell.levels else ""
-    inside = found.ours.holds(value, high)
     verdict = ""
-    if inside is not None and found.ours.n == found.ours.asked:
-        verdict = "; it lies within our interval" if inside else "; it lies outside of our interval"
-        if inside and (found.ours.half or 0.0) > WIDE * abs(found.ours.mean or 0.0):
+    if (ends := found.ours.another) is not None and found.ours.whole:
+        low, upto = map(measure.possible, ends)
+        inside = low <= (value if high is None else high) and value <= upto
+        reach = f"{measure.shown(low, unit=False)} to {measure.shown(upto)}"
+        verdict = f"; {'within' if inside else 'outside of'} where one more run of ours would lie ({reach})"
+        if inside and (ends[1] - ends[0]) / 2 > WIDE * abs(found.ours.mean or 0.0):
             verdict += ", which is too wide to say much"
     ours = shown(measure, found.ours)
     return f"{capital(figure.source)} published {told} ({measure.label}{where}); ours: {ours}{verdict}."
+
+
+def _of_noise(summary: Summary) -> str:
+    """Real times that say nothing, as where the machine did other things beside."""
+    times = [
+        measure
+        for measure in summary.columns
+        if measure.unit == "s" and "cpu" not in measure.name
+        if not measure.clocked or summary.clock == "real clock"
+    ]
+    every = [row.of(measure) for measure in times for row in summary.rows]
+    wide = sum(value.half is not None and value.half > (value.mean or 0.0) for value in every)
+    if not wide:
+        return ""
+    return (
+        f"Times by the real clock: {wide} of {len(every)} have an interval wider than themselves to either "
+        "side, as where a machine does other things beside: read no speed off them."
+    )
 
 
 def _of_trouble(summary: Summary) -> str:

@@ -131,6 +131,70 @@ def test_where_cores_are_short_training_goes_before_watching(name: str) -> None:
     assert {service for service, share in shares.items() if share < 512} == set(services) - set(training)
 
 
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.node.yaml"])
+def test_health_checks_are_rare_but_where_a_start_waits_for_one(name: str) -> None:
+    """Each is a process in a container: with them all the engine is busier than with what they look after."""
+    services = together(name, AGGREGATOR_URL="https://10.0.0.5:8080", NODE_NAME="pi-1", JOIN_TOKEN_FILE="t")
+    waited_for = {
+        other
+        for definition in services.values()
+        for other, edge in (definition.get("depends_on") or {}).items()
+        if edge["condition"] == "service_healthy"
+    }
+    assert waited_for == ({"aggregator"} if name == "compose.yaml" else set())
+    for service, definition in services.items():
+        if "healthcheck" in definition:
+            check = definition["healthcheck"]
+            assert check["interval"] == ("5s" if service in waited_for else "1m0s"), service
+            assert check["start_period"], service  # engines from 25 on ask more often in it
+            assert "start_interval" not in check, service  # older ones would refuse it
+
+
+def test_no_start_of_the_lab_waits_for_monitoring_and_monitoring_comes_up_without_its_database() -> None:
+    services = together("compose.yaml")
+    edges = {name: set(definition.get("depends_on") or ()) for name, definition in services.items()}
+    assert edges["worker"] == edges["worker-slow"] == {"aggregator"} and not edges["aggregator"]
+    setup = services["telegraf"]["depends_on"]["influxdb-setup"]
+    assert (setup["condition"], setup["required"]) == ("service_completed_successfully", False)
+    assert edges["influxdb-setup"] == edges["grafana"] == {"influxdb"}
+
+
+def set_up(folder: Path, refusals: int) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """influxdb-setup's script, with an influx that cannot connect so often, and a sleep that takes none."""
+    tools = {
+        "influx": f"""#!/bin/sh
+echo "$*" >>asked
+[ "$(grep -c 'SHOW DATABASES' asked)" -gt {refusals} ] || {{ echo 'Failed to connect' >&2; exit 1; }}
+""",
+        "timeout": '#!/bin/sh\nshift\nexec "$@"\n',
+        "sleep": "#!/bin/sh\n",
+    }
+    for name, text in tools.items():
+        (folder / name).write_text(text, encoding="utf-8")
+        (folder / name).chmod(0o755)
+    service = SERVICES["influxdb-setup"]
+    words = [word.replace("$$", "$") for word in (*service["entrypoint"], *service["command"])]
+    path = f"{folder}:{os.environ['PATH']}"
+    done = subprocess.run(words, cwd=folder, env={"PATH": path}, capture_output=True, text=True, timeout=120)
+    return done, (folder / "asked").read_text(encoding="utf-8").splitlines()
+
+
+def test_the_database_is_made_as_soon_as_influxdb_answers(tmp_path: Path) -> None:
+    done, asked = set_up(tmp_path, refusals=3)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert asked[:4] == ["-host influxdb -execute SHOW DATABASES"] * 4
+    assert asked[4].startswith("-host influxdb -execute CREATE DATABASE lab; CREATE RETENTION POLICY lab")
+    assert len(asked) == 5
+
+
+def test_an_influxdb_that_never_answers_is_one_clear_line(tmp_path: Path) -> None:
+    done, asked = set_up(tmp_path, refusals=1000)
+    assert done.returncode == 1 and not done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("influxdb-setup: InfluxDB has not answered for a minute: see docker compose logs")
+    assert len(asked) == 60 and not any("CREATE" in words for words in asked)
+
+
 def test_influxdbs_cache_is_well_below_what_its_container_may_use() -> None:
     """A full cache refuses points; one that never fills gets the container killed instead."""
     influxdb = together("compose.yaml")["influxdb"]

@@ -122,6 +122,17 @@ def test_a_failure_is_recorded_with_its_reason_and_tried_again_only_when_asked(s
     assert all(r.state == "finished" for r in Store(study.folder / "out/tiny").all()["clients-8"].repeats)
 
 
+def test_what_failed_in_every_repeat_is_said_to_have_and_runs_again_when_asked(study: Study) -> None:
+    study.sitting.outcome = lambda experiment: a_repeat(
+        experiment.seed, (), state="failed", reason="diverged"
+    )
+    assert study.go().failed == 6
+    assert study.go().done == 0
+    assert "--fresh starts anew, --retry-failed runs the 6 that failed again" in study.told.getvalue()
+    study.sitting.outcome = lambda experiment: a_repeat(experiment.seed, (0.9,) * 3)
+    assert study.go(retry_failed=True).done == 6
+
+
 def test_what_is_left_out_is_noted_with_why_until_it_has_been_run(study: Study) -> None:
     _interrupt_the_fourth_run(study)
     store = Store(study.folder / "out/tiny")
@@ -152,6 +163,10 @@ def _edit(study: Study, change: Callable[[dict[str, Any]], None]) -> None:
         (
             lambda body: body["versions"].update(code="0" * 64),
             ["the code was changed", "git commit", "check out"],
+        ),
+        (
+            lambda body: body["versions"].update(code="0" * 64, git_commit=None),
+            ["the code was changed (they are of no git commit)", "restore it to go on"],
         ),
         (
             lambda body: body["versions"].update(labels="0" * 64),

@@ -95,7 +95,9 @@ class Conduct:
         """Calibrate, plan, and run what is missing."""
         jobs = self.jobs()
         if not jobs:
-            self.show.say("everything has been run before; --fresh starts anew")
+            failed = sum(r.state == "failed" for kept in self.records.values() for r in kept.repeats)
+            again = f", --retry-failed runs the {failed} that failed again" if failed else ""
+            self.show.say(f"everything has been run before; --fresh starts anew{again}")
             return
         kept = sum(len(record.repeats) for record in self.records.values())
         if kept:
@@ -197,10 +199,11 @@ class Conduct:
 
     def _taken(self) -> dict[tuple[str, str], list[Seconds]]:
         """By the repeats that are kept, failures left out."""
-        return {
+        taken = {
             job: [repeat.ended - repeat.began for repeat in record.repeats if repeat.state == "finished"]
             for job, record in self.records.items()
         }
+        return {job: seconds for job, seconds in taken.items() if seconds}  # all may have failed
 
     def _plan(self, going: Pace) -> None:
         """Say what will be run and how long it takes, trimmed to the budget where there is one."""

@@ -184,8 +184,10 @@ def ranked(summaries: Sequence[Summary]) -> dict[str, list[Effect]]:
     return {outcome: sorted(found, key=_rank, reverse=True) for outcome, found in table.items()}
 
 
-def _rank(effect: Effect) -> tuple[bool, float]:
-    return effect.verdict == "difference", abs(effect.difference.mean or 0.0)
+def _rank(effect: Effect) -> tuple[bool, bool, float]:
+    """Those that are shown first, those of which nothing can be said last."""
+    said = effect.verdict not in ("too few repeats", "not in every repeat")
+    return effect.verdict == "difference", said, abs(effect.difference.mean or 0.0)
 
 
 def _outcome(effect: Effect, every: Iterable[Effect]) -> str:

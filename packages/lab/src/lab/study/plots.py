@@ -106,7 +106,9 @@ def effect(summary: Summary, factor: Factor) -> Plot | None:
 
 def _read(axis: str, summary: Summary) -> str:
     beside = "; in one place: at the round where as many examples had been seen"
-    return "Lines: means; bands: 95 % intervals" + beside * bool(axis == "rounds" and summary.baselines)
+    return "Lines: means; bands: 95 % intervals" + beside * (
+        axis == "rounds" and any(row.finished for row in summary.baselines)
+    )
 
 
 # --- learning curves ----------------------------------------------------------------------------------------
@@ -335,13 +337,16 @@ def _references(
     """Training in one place beside each level, where each has its own."""
     if measure.better <= 0 or len(summary.baselines) < 2:
         return
-    for index, row in enumerate(rows):
-        baseline = summary.baseline_of(row)
-        mean = baseline.of(measure).mean if baseline is not None else None
-        if mean is not None:
-            style = {"color": BLACK, "marker": "_", "markersize": 16, "linestyle": ""}
-            axes.plot(places[row.cell.levels[factor.name]], mean, **style, label="in one place" * (not index))
-    axes.legend(fontsize=8, handles=[h for h in axes.get_lines() if h.get_label() == "in one place"])
+    points = [
+        (places[row.cell.levels[factor.name]], mean)
+        for row in rows
+        if (baseline := summary.baseline_of(row)) is not None
+        if (mean := baseline.of(measure).mean) is not None
+    ]
+    if points:
+        style = {"color": BLACK, "marker": "_", "markersize": 16, "linestyle": "", "label": "in one place"}
+        (drawn,) = axes.plot(*zip(*points, strict=True), **style)
+        axes.legend(handles=[drawn], fontsize=8)
 
 
 def _others(summary: Summary, factor: Factor) -> str:

@@ -38,7 +38,9 @@ class Versions(BaseModel):
         if kept.study != self.study:
             return "the study file was changed", "restore it"
         if kept.code != self.code:
-            commit = (kept.git_commit or "unknown")[:9]
+            if kept.git_commit is None:
+                return "the code was changed (they are of no git commit)", "restore it"
+            commit = kept.git_commit[:9]
             return f"the code was changed (they are of git commit {commit})", f"check out {commit}"
         for name, version in self.packages.items():
             if kept.packages.get(name) != version:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lab.study import page, plots, words
+from lab.study import claims, page, plots, words
 from lab.study.cells import Cell
 from lab.study.effects import effects, ranked, strata
 from lab.study.files import Section, Study, load
@@ -273,6 +273,8 @@ def test_an_average_over_other_factors_says_where_it_hides_unlike_ones(tmp_path:
         "That of 8 is an average of unlike ones, from −30.00 with rate 0.1 to 0.00 points with rate 0.2."
         in told
     )
+    (effect,) = [e for e in ranked([summary(part, found)])["test accuracy"] if e.factor.name == "clients"]
+    assert "(2 → 8: −15.00 points on average; study tiny)" in claims.of_ranking({"x": [effect]})[0]
     alike = summary(part, records(part, lambda cell, _: 0.9 - 0.1 * (cell.levels["clients"] == "8")))
     assert "unlike" not in " ".join(words.of_section(alike))
 
@@ -288,6 +290,14 @@ def test_times_that_vary_by_more_than_they_are_long_are_said_to_say_nothing(tmp_
     noisy = quiet | {"clients-2": record.model_copy(update={"repeats": (slow, *record.repeats[1:])})}
     told = " ".join(words.of_section(summary(part, noisy)))
     assert "Times by the real clock: 1 of 2 have an interval wider than themselves" in told
+
+
+def test_a_study_cut_down_to_one_cell_tells_its_outcomes(tmp_path: Path) -> None:
+    part = section(tiny(tmp_path, "[2]"))
+    (said,) = words.of_section(summary(part, records(part, lambda _cell, _seed: 0.9)))
+    assert said == (
+        "Test accuracy: 90.00 % (the same in all 3 repeats). Rounds to 80 %: 3.0 (the same in all 3 repeats)."
+    )
 
 
 def test_tasks_are_neither_averaged_nor_compared_with_each_other(tmp_path: Path) -> None:

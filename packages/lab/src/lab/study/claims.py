@@ -154,7 +154,9 @@ def of_ranking(ranking: dict[str, list[Effect]]) -> list[str]:
 
 def _rank(effect: Effect) -> str:
     mean = effect.difference.mean or 0.0
-    change = f"{'+' if mean > 0 else '−'}{effect.measure.apart(abs(mean))}"
+    change = (
+        f"{'+' if mean > 0 else '−'}{effect.measure.apart(abs(mean))}{' on average' * bool(effect.uneven)}"
+    )
     return f"{effect.factor_name} ({effect.reference} → {effect.level}: {change}; {_where(effect)})"
 
 

@@ -75,12 +75,13 @@ def of_effects(table: Mapping[str, list[Effect]]) -> Table | None:
             measure, difference = effect.measure, effect.difference
             half = "" if difference.half is None else f" ± {measure.shown(difference.half, unit=False)}"
             where = f", {effect.stratum.name}" if effect.stratum.name else ""
+            average = ", on average" * (effect.verdict == "difference" and bool(effect.uneven))
             rows.append(
                 (
                     outcome,
                     f"{effect.study}: {effect.factor_name}{where}",
                     f"{effect.reference} → {effect.level}",
-                    effect.verdict,
+                    effect.verdict + average,
                     f"{measure.shown(difference.mean, unit=False)}{half} {_points(measure)}".rstrip(),
                     str(difference.each.n),
                     _g(difference.g),

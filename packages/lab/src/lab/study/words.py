@@ -42,11 +42,9 @@ def of_section(summary: Summary) -> list[str]:
             paragraphs += filter(None, _of_factor(summary, factor, measure))
         if factor.choice and (said := of_choice(summary, factor)):
             paragraphs.append(said)
-    if not summary.study.factors:
-        for row in summary.rows:
-            paragraphs.append(
-                " ".join(f"{capital(m.label)}: {shown(m, row.of(m))}." for m in summary.outcomes)
-            )
+    if len(summary.rows) == 1:
+        (row,) = summary.rows
+        paragraphs.append(" ".join(f"{capital(m.label)}: {shown(m, row.of(m))}." for m in summary.outcomes))
     if said := _of_baseline(summary):
         paragraphs.append(said)
     if compared := summary.comparisons():

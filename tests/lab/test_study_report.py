@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lab.study import claims, page, plots, words
+from lab.study import claims, grids, page, plots, words
 from lab.study.cells import Cell
 from lab.study.effects import effects, ranked, strata
 from lab.study.files import Section, Study, load
@@ -194,7 +194,7 @@ def test_markdowns_tables_have_as_many_cells_in_every_row(tmp_path: Path) -> Non
     for above, line in pairwise(lines):
         if above.startswith("|") and line.startswith("|"):
             assert above.count("|") == line.count("|")
-    assert sum(line.startswith("| ---") for line in lines) == 2
+    assert sum(line.startswith("| ---") for line in lines) == 3
 
 
 def test_federated_is_compared_with_centralized_seed_by_seed(tmp_path: Path) -> None:
@@ -290,6 +290,23 @@ def test_times_that_vary_by_more_than_they_are_long_are_said_to_say_nothing(tmp_
     noisy = quiet | {"clients-2": record.model_copy(update={"repeats": (slow, *record.repeats[1:])})}
     told = " ".join(words.of_section(summary(part, noisy)))
     assert "Times by the real clock: 1 of 2 have an interval wider than themselves" in told
+
+
+def test_each_factor_has_a_table_of_its_levels_and_their_differences(tmp_path: Path) -> None:
+    part = _two_factors(tmp_path)
+    lower = {"8": (0.12, 0.08, 0.1)}
+    found = records(
+        part,
+        lambda cell, seed: 0.9 + seed / 100 - lower.get(cell.levels["clients"], (0.0,) * 3)[seed - 1],
+    )
+    own = summary(part, found)
+    (whole,) = strata(own, own.factors[0])
+    title, table = grids.of_factor(own, whole) or ("", None)
+    assert title.startswith("By clients, averaged over the other factors: mean ± half the 95 % interval (n)")
+    assert table is not None and table.head[:3] == ("clients", "test accuracy, %", "against 2")
+    half = stats.t.ppf(0.975, 2) * np.std([12, 8, 10], ddof=1) / np.sqrt(3)
+    assert table.rows[0][:3] == ("2", f"92.00 ± {stats.t.ppf(0.975, 2) / np.sqrt(3):.2f} (3)", "–")
+    assert table.rows[1][0] == "8" and table.rows[1][2] == f"−10.00 ± {half:.2f} (3) *"
 
 
 def test_a_study_cut_down_to_one_cell_tells_its_outcomes(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.data import described
-from lab.study.effects import Effect, effects
+from lab.study.effects import Effect, Stratum, effects, effects_of
+from lab.study.files import level_name
 from lab.study.intervals import Interval
 from lab.study.measures import Measure, measures
 from lab.study.records import Repeat
@@ -45,14 +46,51 @@ def of_cells(found: Summary) -> Table:
     return Table(tuple(head), tuple(rows), max(len(factors), 1))
 
 
+def of_factor(found: Summary, stratum: Stratum) -> tuple[str, Table] | None:
+    """Its title, and a line a level: each outcome, and its difference from the factor's first level."""
+    factor, names = stratum.factor, stratum.levels
+    first = level_name(factor.levels[0])
+    measures = [m for m in found.outcomes if any(stratum.level(name, m).n for name in names)]
+    if len(names) < 2 or first not in names or not measures:
+        return None
+    label = factor.label or factor.name
+    against = {(e.level, m.name): e for m in measures for e in effects_of(found, stratum, m)}
+    rows = []
+    for name in names:
+        cells = [name]
+        for measure in measures:
+            value = stratum.level(name, measure)
+            cells += [_amount(measure, value), _against(against.get((name, measure.name)))]
+        rows.append(tuple(cells))
+    head = [label, *(text for m in measures for text in (_heading(m), f"against {first}"))]
+    where = f", {stratum.name}" if stratum.name else ""
+    over = ", averaged over the other factors" if stratum.averaged else ""
+    title = f"By {label}{where}{over}: mean ± half the 95 % interval (n), and the difference from {first} "
+    return f"{title}seed by seed; * where one is shown", Table(tuple(head), tuple(rows), 1)
+
+
+def _against(effect: Effect | None) -> str:
+    """+0.57 ± 0.45 (3) *."""
+    if effect is None or (mean := effect.difference.mean) is None:
+        return "–"
+    half = effect.difference.half
+    told = effect.measure.shown(mean, unit=False)
+    told = told if told.startswith("−") or effect.verdict == "the same" else f"+{told}"
+    spread = "" if half is None else f" ± {effect.measure.shown(half, unit=False)}"
+    star = " *" if effect.verdict == "difference" else ""
+    return f"{told}{spread} ({effect.difference.each.n}){star}"
+
+
 def _heading(measure: Measure) -> str:
     return f"{measure.label}, {measure.unit}" if measure.unit else measure.label
 
 
 def _told(measure: Measure, value: Interval, row: Row) -> str:
     """93.87 ± 1.77 (3)."""
-    if row.record is None:
-        return "not run"
+    return "not run" if row.record is None else _amount(measure, value)
+
+
+def _amount(measure: Measure, value: Interval) -> str:
     if value.mean is None:
         reaching = value.asked and measure.name.endswith("_to_target")
         return f"not in {value.asked}" if reaching else "–"

@@ -26,7 +26,7 @@ from lab.live import clock
 from lab.machine import Environment as Machine
 from lab.options import TASKS
 from lab.study import claims, gaps, grids, pictures, plots, words
-from lab.study.effects import ranked
+from lab.study.effects import ranked, strata
 from lab.study.files import Section, Study
 from lab.study.measures import target_of, target_words
 from lab.study.plots import Plot
@@ -147,7 +147,8 @@ def _part(found: Summary, command: str, out: Path, tasks: Path) -> Part:
     told = dict.fromkeys(data.described(record.experiment, tasks) for record in found.records)
     described = [line for line in told if line]
     title = f"Every cell: mean ± half the 95 % interval (n); times are of the {found.clock}"
-    tables = [(title, grids.of_cells(found))]
+    by_factor = [grids.of_factor(found, own) for factor in found.factors for own in strata(found, factor)]
+    tables = [*(table for table in by_factor if table is not None), (title, grids.of_cells(found))]
     rows = [*found.rows, *found.baselines]
     first = {row.cell.id: found.study.seed(0) for row in rows}
     return Part(

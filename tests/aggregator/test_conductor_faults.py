@@ -63,6 +63,30 @@ async def test_the_same_update_again_is_a_success_that_changes_nothing(open_lab,
         assert (await worker.upload(order, body)).json() == {"duplicate": True}
 
 
+async def test_an_update_counts_though_its_sender_is_cut_off_before_its_turn_comes(
+    open_lab, make_experiment, tmp_path
+):
+    async with open_lab() as lab:
+        worker = await lab.joined()
+        run = await initialized(lab, make_experiment(rounds={"count": 1}), worker)
+        await evaluate_all(worker)
+        first, *others = trains(worker)
+        body, turns, released = await worker.prepare(first), lab.service.turns, asyncio.Event()
+        turns.post(released.wait)
+        sending = asyncio.create_task(worker.upload(first, body))
+        while not turns._jobs.qsize() or not list(tmp_path.glob("state/runs/*/spool/*.part")):
+            await asyncio.sleep(0)
+        sending.cancel()
+        await asyncio.wait({sending})
+        assert sending.cancelled()
+        released.set()
+        assert (await worker.upload(first, body)).json()["duplicate"]
+        for order in others:
+            await worker.carry_out(order)
+        assert (await finish(lab, run, worker))["state"] == "finished"
+        assert not list(tmp_path.glob("state/runs/*/spool/*.part"))
+
+
 async def test_another_content_for_an_accepted_order_is_refused(open_lab, make_experiment, join_bytes):
     async with open_lab() as lab:
         worker = await lab.joined()

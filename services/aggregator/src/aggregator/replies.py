@@ -84,7 +84,7 @@ class Replies:
             raise StorageFull(run.reason or f"run {run.id} is paused: send it again later")
         if self._desk.held(worker, order) is None and key.round < run.machine.committed:
             raise Stale(f"round {key.round} is over, round {run.machine.round} is under way: drop it")
-        room, kept = None, False
+        room, delivered = None, False
         try:
             room = await receive(request, run.files.spool, self._bounds(run, key))
             # A small body is checked here and now: a hop to another thread would cost more than that.
@@ -92,8 +92,8 @@ class Replies:
             content = _check(run, key, room) if small else await asyncio.to_thread(_check, run, key, room)
             kind = InitializeArrived if isinstance(content, CheckedInitial) else UpdateArrived
             event = kind(key, attempt, worker, content.digest, self._clock.monotonic())
-            duplicate = await self._turns.submit(lambda: conductor.deliver(Delivery(event, content, room)))
-            kept = not duplicate
+            delivery, delivered = Delivery(event, content, room), True
+            duplicate = await self._turns.submit(lambda: _deliver(conductor, delivery))
         except InvalidPayload as error:
             note("upload refused", worker=worker, order=order, detail=str(error))
             raise
@@ -103,7 +103,7 @@ class Replies:
                 await self._turns.submit(lambda: self._runs.pause(run.id, fault))
             raise
         finally:
-            if room is not None and not kept:
+            if room is not None and not delivered:
                 run.files.spool.discard(room)
         return duplicate
 
@@ -148,6 +148,15 @@ class Replies:
         else:
             raise NotAsked(f"run {run.id} has no first weights yet: it takes no updates")
         return Bounds(nbytes, settings.upload_stall_seconds, settings.upload_seconds)
+
+
+async def _deliver(conductor: Conductor, delivery: Delivery) -> bool:
+    """Whether it was in before. What is not accepted is discarded: here, as its sender may be gone by now."""
+    try:
+        return await conductor.deliver(delivery)
+    finally:
+        if delivery.room is not None:
+            conductor.run.files.spool.discard(delivery.room)
 
 
 def _seconds(text: str | None) -> float:

@@ -65,8 +65,9 @@ def of_factor(found: Summary, stratum: Stratum) -> tuple[str, Table] | None:
     head = [label, *(text for m in measures for text in (_heading(m), f"against {first}"))]
     where = f", {stratum.name}" if stratum.name else ""
     over = ", averaged over the other factors" if stratum.averaged else ""
-    title = f"By {label}{where}{over}: mean ± half the 95 % interval (n), and the difference from {first} "
-    return f"{title}seed by seed; * where one is shown", Table(tuple(head), tuple(rows), 1)
+    title = f"By {label}{where}{over}: mean ± half the 95 % interval (n)"
+    told = f"{title}, and seed by seed the difference from {first}; * where it is shown"
+    return told, Table(tuple(head), tuple(rows), 1)
 
 
 def _against(effect: Effect | None) -> str:

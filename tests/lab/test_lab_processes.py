@@ -282,6 +282,7 @@ def test_children_go_when_lab_is_killed(finished: Finished, tmp_path: Path) -> N
     assert alive == []
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_shown_and_the_run_goes_on(finished: Finished, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     running = begin("run", finished.experiment, "--workers", "2", "--runs-dir", runs)

@@ -1,6 +1,7 @@
 """What a trained model makes of a few test examples, drawn beside the truth, for tasks with pictures.
 
-Besides export the only place where `lab` imports TensorFlow: for such tasks, once a run is over (data.draws).
+Imports TensorFlow, as only export and the forecast of unequal machines do: for such tasks, once a run is over
+(data.draws).
 """
 
 from __future__ import annotations

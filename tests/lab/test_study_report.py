@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import statistics
+import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -32,6 +33,12 @@ PUBLISHED = """
 source = "A paper"
 cells = { clients = 2 }
 value = 0.9
+"""
+OTHER_BATCHES = """
+[[factors]]
+name = "batch"
+field = "training.batch_size"
+levels = [16, 32, 48, 64]
 """
 PAIRS = st.lists(st.tuples(*[st.floats(-1e6, 1e6).map(lambda x: round(x, 3))] * 2), min_size=2, max_size=8)
 VALUES = st.lists(st.floats(-1e6, 1e6).map(lambda x: round(x, 3)), min_size=2, max_size=8)
@@ -470,6 +477,21 @@ def test_a_time_says_which_clock_it_is_of_in_words_and_in_figures(tmp_path: Path
     by_time = Section(key=part.key, study=part.study.model_copy(update={"axis": "seconds"}))
     learned = plots.learning(summary(by_time, found))
     assert learned is not None and f"over time, s ({clock} clock)" in learned.text
+
+
+def test_a_legend_of_many_curves_leaves_them_room(tmp_path: Path) -> None:
+    path = tiny(tmp_path, "[2, 3, 4, 5, 6, 7, 8]", "centralized = true")
+    path.write_text(path.read_text() + OTHER_BATCHES)
+    part = section(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib's: axes without room
+        drawn = plots.learning(summary(part, records(part, lambda _cell, seed: 0.8 + seed / 100)))
+    assert drawn is not None and "in one place" in drawn.inline
+
+
+def test_names_with_commas_are_told_apart() -> None:
+    assert claims.listed(["a", "b", "c"]) == "a, b and c"
+    assert claims.listed(["10 Mbit/s, 50 ms", "c"]) == "10 Mbit/s, 50 ms; and c"
 
 
 def test_nothing_is_shown_as_less_than_zero_by_rounding_alone() -> None:

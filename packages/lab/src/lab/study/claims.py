@@ -170,7 +170,9 @@ def _where(effect: Effect) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+    """a, b and c; with semicolons where a name has a comma of its own."""
+    comma = "; " if any("," in name for name in names) else ", "
+    return names[0] if len(names) == 1 else comma.join(names[:-1]) + f"{comma.strip(', ')} and " + names[-1]
 
 
 def capital(text: str) -> str:

@@ -162,7 +162,7 @@ def _whole() -> Mapping[str, Measure]:
         Measure("rounds", "rounds", "", 0, lambda r: float(len(r.rounds)), digits=0),
         Measure("seconds", "time", "s", -1, lambda r: sum(map(clock, r.rounds)), digits=1),
         Measure("round_seconds", "time of a round", "s", -1, round_seconds, digits=3),
-        Measure("round_clock", "time of a round on its clock", "s", -1, round_clock, digits=2),
+        Measure("round_clock", "time of a round", "s", -1, round_clock, digits=2),
         Measure("cpu_seconds", "CPU time", "s", -1, lambda r: sum(x.cpu_seconds for x in r.rounds), digits=1),
         Measure("bytes", "bytes moved", "MB", -1, lambda r: _bytes(r.rounds), 1 / MB, 1),
         Measure(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -29,6 +30,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 TOGETHER = len(COLOURS)  # curves in one panel
 _PAD = 0.08
+_LETTERS = 42  # that have room side by side below half a figure
+_INSIDE = 5  # curves that a legend among them names; more it would hide
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,9 @@ def learning(summary: Summary) -> Plot | None:
     columns = min(len(panels), 2)
     lines = -(-len(panels) // columns)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.4, 0.5 + 3.1 * lines), layout="constrained")
+        named = max(len(rows) + len(_beside(summary, rows, metric)) for _, rows in panels)
+        below = 0.19 * named if named > _INSIDE else 0.0  # inches, of a legend
+        figure = Figure(figsize=(7.4, 0.5 + (3.1 + below) * lines), layout="constrained")
         grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
         axis = _axis(summary)
         over = f"{_AXES[axis]} ({summary.clock})" if axis == "seconds" else _AXES[axis]
@@ -84,10 +89,12 @@ def effect(summary: Summary, factor: Factor) -> Plot | None:
             axes = grid[index // columns][index % columns]
             series = _levels(axes, summary, factor, measure)
             if index == 0 and series > 1:
+                handles, labels = axes.get_legend_handles_labels()
                 figure.legend(
-                    *axes.get_legend_handles_labels(),
+                    handles,
+                    labels,
                     loc="outside lower center",
-                    ncols=min(series, 4),
+                    ncols=min(series, 4 if sum(map(len, labels)) < _LETTERS - 10 else 2),
                     title=_others(summary, factor),
                     title_fontsize=9,
                 )
@@ -150,13 +157,11 @@ def _curves(
     drawn = 0
     for index, row in enumerate(rows):
         if _evaluated(row, metric):
-            label = ", ".join(told for name, told in row.told.items() if name not in shared)
-            _curve(axes, row, metric, axis, scale, index % TOGETHER, label or "federated")
+            _curve(axes, row, metric, axis, scale, index % TOGETHER, _label(row, shared))
             drawn += 1
-    own = {row.cell.id for row in rows}
-    baselines = [row for row in summary.baselines if own & set(row.cell.beside) and _evaluated(row, metric)]
+    baselines = _beside(summary, rows, metric)
     for row in baselines:
-        beside = [found.name for found in rows if found.cell.id in row.cell.beside]
+        beside = [_label(found, shared) for found in rows if found.cell.id in row.cell.beside]
         label = "in one place" if len(baselines) == 1 else f"in one place, for {beside[0]}"
         places = [at for at, found in enumerate(rows) if found.cell.id in row.cell.beside]
         colour = BLACK if len(baselines) == 1 else COLOURS[places[0] % TOGETHER]
@@ -176,9 +181,16 @@ def _curves(
     if not drawn:
         axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", va="center", color=GREY)
     elif drawn + len(baselines) > 1 or summary.study.published:
-        many = drawn + len(baselines) > 5  # would hide what it names
-        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 2}
+        many = drawn + len(baselines) > _INSIDE
+        long = sum(sorted(map(len, axes.get_legend_handles_labels()[1]))[-2:]) > _LETTERS
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 1 if long else 2}
         axes.legend(fontsize=8, **(below if many else {"loc": "lower right"}))
+
+
+def _beside(summary: Summary, rows: Sequence[Row], metric: str) -> list[Row]:
+    """The baselines of these rows that have a curve."""
+    own = {row.cell.id for row in rows}
+    return [row for row in summary.baselines if own & set(row.cell.beside) and _evaluated(row, metric)]
 
 
 def _fits(figure: Published, rows: Sequence[Row]) -> bool:
@@ -192,6 +204,10 @@ def _shared(rows: Sequence[Row]) -> set[str]:
     """Factors that are the same in all rows: the panel's title says them."""
     names = rows[0].cell.levels if rows else {}
     return {name for name in names if len({row.cell.levels[name] for row in rows}) == 1 and len(rows) > 1}
+
+
+def _label(row: Row, shared: set[str]) -> str:
+    return ", ".join(told for name, told in row.told.items() if name not in shared) or "federated"
 
 
 def _curve(axes: Any, row: Row, metric: str, axis: str, scale: float, index: int, label: str) -> None:
@@ -301,7 +317,8 @@ def _levels(axes: Any, summary: Summary, factor: Factor, measure: Measure) -> in
         axes.minorticks_off()
     else:
         aslant = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}  # each ends at its own mark
-        axes.set_xticks(places, names, **(aslant if max(map(len, names)) > 9 else {}))
+        beside = max(map(len, names)) <= 9 and sum(map(len, names)) <= _LETTERS - 10
+        axes.set_xticks(places, [fill(name, 20) for name in names], **({} if beside else aslant))
         axes.set_xlim(-0.5, len(names) - 0.5)
         axes.grid(axis="x", visible=False)
     axes.set_xlabel(factor.label or factor.name)

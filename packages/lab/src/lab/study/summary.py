@@ -128,7 +128,8 @@ class Summary:
         """A time says in its name which clock it is of: it may stand beside one of the other."""
         if measure.name == "round_seconds":
             return replace(measure, label=f"{measure.label} (real clock)")
-        return replace(measure, label=f"{measure.label} ({self.clock})") if measure.clocked else measure
+        which = self.clock if self.clock in ("real clock", "virtual clock") else "each cell's clock"
+        return replace(measure, label=f"{measure.label} ({which})") if measure.clocked else measure
 
     def baseline_of(self, row: Row) -> Row | None:
         return next((found for found in self.baselines if row.cell.id in found.cell.beside), None)

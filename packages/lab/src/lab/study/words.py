@@ -66,7 +66,8 @@ def _of_factor(summary: Summary, factor: Factor, measure: Measure) -> list[str]:
     ]
     if not told:
         return []
-    return [f"{capital(measure.label)} is {listed(told)}: different tasks, which are not compared."]
+    over = _over(found[0])
+    return [f"{capital(measure.label)}{over} is {listed(told)}: different tasks, which are not compared."]
 
 
 def _of_stratum(summary: Summary, stratum: Stratum, measure: Measure) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lab.study import claims, grids, page, plots, words
+from lab.study import claims, curves, grids, page, plots, words
 from lab.study.cells import Cell
 from lab.study.effects import effects, ranked, strata
 from lab.study.files import Section, Study, load
@@ -456,7 +456,7 @@ def test_an_interval_is_told_and_drawn_as_far_as_its_values_can_lie(tmp_path: Pa
     found = records(part, lambda _cell, seed: 0.5 + seed / 10)
     own = summary(part, {name: r.model_copy(update={"repeats": r.repeats[:2]}) for name, r in found.items()})
     axes = Figure().subplots()
-    plots._curve(axes, own.rows[0], "accuracy", "rounds", 100, 0, "federated")
+    curves._curve(axes, own.rows[0], "accuracy", "rounds", 100, 0, "federated")
     (band,) = axes.collections
     heights = np.asarray(band.get_paths()[0].vertices)[:, 1]
     assert heights.min() >= 0 and heights.max() == 100
@@ -475,7 +475,7 @@ def test_a_time_says_which_clock_it_is_of_in_words_and_in_figures(tmp_path: Path
     for told in (" ".join(words.of_section(own)), drawn.text):
         assert f"ime ({clock} clock)" in told and "ime of a round (real clock)" in told
     by_time = Section(key=part.key, study=part.study.model_copy(update={"axis": "seconds"}))
-    learned = plots.learning(summary(by_time, found))
+    learned = curves.learning(summary(by_time, found))
     assert learned is not None and f"over time, s ({clock} clock)" in learned.text
 
 
@@ -485,7 +485,7 @@ def test_a_legend_of_many_curves_leaves_them_room(tmp_path: Path) -> None:
     part = section(path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib's: axes without room
-        drawn = plots.learning(summary(part, records(part, lambda _cell, seed: 0.8 + seed / 100)))
+        drawn = curves.learning(summary(part, records(part, lambda _cell, seed: 0.8 + seed / 100)))
     assert drawn is not None and "in one place" in drawn.inline
 
 

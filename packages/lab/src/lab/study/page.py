@@ -25,7 +25,7 @@ from lab import data
 from lab.live import clock
 from lab.machine import Environment as Machine
 from lab.options import TASKS
-from lab.study import claims, gaps, grids, pictures, plots, words
+from lab.study import claims, curves, gaps, grids, pictures, plots, words
 from lab.study.effects import ranked, strata
 from lab.study.files import Section, Study
 from lab.study.measures import target_of, target_words
@@ -142,7 +142,7 @@ def _check_together(section: Section, records: Mapping[str, CellRecord]) -> None
 
 
 def _part(found: Summary, command: str, out: Path, tasks: Path) -> Part:
-    drawn = [plots.learning(found), *(plots.effect(found, factor) for factor in found.factors)]
+    drawn = [curves.learning(found), *(plots.effect(found, factor) for factor in found.factors)]
     drawn += pictures.of(found, out, tasks)
     told = dict.fromkeys(data.described(record.experiment, tasks) for record in found.records)
     described = [line for line in told if line]

@@ -1,4 +1,4 @@
-"""The figures of a study's report: learning curves, and each factor against its outcomes.
+"""The figures of a study's report: here each factor against its outcomes; learning curves are in `curves`.
 
 Okabe and Ito's colours, each with a marker and a line of its own, so that grey prints and every reader can
 tell them apart. A figure is drawn once and kept as SVG (inline and as a file) and as PNG.
@@ -15,14 +15,11 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-from scipy import stats
 
 from lab.charts import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, STYLE, VERMILION, svg
-from lab.study.files import Factor, Published, is_number, level_name
-from lab.study.intervals import LEVEL, Interval
-from lab.study.measures import Measure, Target, clock, limits, metric_of, metric_words, target_of
-from lab.study.records import Repeat
+from lab.study.files import Factor, is_number, level_name
+from lab.study.intervals import Interval
+from lab.study.measures import Measure
 from lab.study.summary import Row, Summary
 
 COLOURS = (BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE, "#005A8C", "#8a6d00")
@@ -30,8 +27,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 TOGETHER = len(COLOURS)  # curves in one panel
 _PAD = 0.08
-_LETTERS = 42  # that have room side by side below half a figure
-_INSIDE = 5  # curves that a legend among them names; more it would hide
+LETTERS = 42  # that have room side by side below half a figure
 
 
 @dataclass(frozen=True)
@@ -44,35 +40,6 @@ class Plot:
     inline: str  # an <svg> element
     svg: bytes
     png: bytes
-
-
-def learning(summary: Summary) -> Plot | None:
-    """The target's metric over rounds, or over examples where there is a baseline: mean and 95 % band."""
-    target = target_of(summary.study)
-    metric = summary.study.target_metric
-    panels = _panels(summary)
-    if not summary.learns or not any(_evaluated(row, metric) for _, rows in panels for row in rows):
-        return None
-    columns = min(len(panels), 2)
-    lines = -(-len(panels) // columns)
-    with matplotlib.rc_context(STYLE):
-        named = max(len(rows) + len(_beside(summary, rows, metric)) for _, rows in panels)
-        below = 0.19 * named if named > _INSIDE else 0.0  # inches, of a legend
-        figure = Figure(figsize=(7.4, 0.5 + (3.1 + below) * lines), layout="constrained")
-        grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
-        axis = _axis(summary)
-        over = f"{_AXES[axis]} ({summary.clock})" if axis == "seconds" else _AXES[axis]
-        for index, (title, rows) in enumerate(panels):
-            axes = grid[index // columns][index % columns]
-            _curves(axes, summary, rows, metric, target, axis)
-            axes.set_title(title, fontsize=10)
-            axes.set_xlabel(over)
-            if index % columns == 0:
-                axes.set_ylabel("test accuracy, %" if metric == "accuracy" else metric_words(metric))
-        for axes in grid.flat[len(panels) :]:
-            axes.set_visible(False)
-        text = f"Learning curves of {summary.section.key}: {metric_words(metric)} over {over}"
-        return plotted(figure, f"{summary.section.key}-learning", text, _read(axis, summary))
 
 
 def effect(summary: Summary, factor: Factor) -> Plot | None:
@@ -94,7 +61,7 @@ def effect(summary: Summary, factor: Factor) -> Plot | None:
                     handles,
                     labels,
                     loc="outside lower center",
-                    ncols=min(series, 4 if sum(map(len, labels)) < _LETTERS - 10 else 2),
+                    ncols=min(series, 4 if sum(map(len, labels)) < LETTERS - 10 else 2),
                     title=_others(summary, factor),
                     title_fontsize=9,
                 )
@@ -109,189 +76,6 @@ def effect(summary: Summary, factor: Factor) -> Plot | None:
             if len(summary.factors) == 1 or summary.study.design != "grid"
             else "Dots: single runs; bars: 95 % intervals",
         )
-
-
-def _read(axis: str, summary: Summary) -> str:
-    beside = "; in one place: at the round where as many examples had been seen"
-    return "Lines: means; bands: 95 % intervals" + beside * (
-        axis == "rounds" and any(row.finished for row in summary.baselines)
-    )
-
-
-# --- learning curves ----------------------------------------------------------------------------------------
-
-_AXES = {"rounds": "round", "examples": "examples trained on, thousands", "seconds": "time, s"}
-
-
-def _axis(summary: Summary) -> str:
-    if summary.study.axis != "auto":
-        return summary.study.axis
-    return "examples" if summary.baselines else "rounds"
-
-
-def _panels(summary: Summary) -> list[tuple[str, list[Row]]]:
-    """All curves together where they can be told apart, else a panel for each level of the first factor."""
-    if len(summary.rows) <= TOGETHER and len(summary.factors) < 2:
-        return [("", list(summary.rows))]
-    if summary.study.design != "grid":
-        return [(factor.label or factor.name, summary.compared(factor)) for factor in summary.factors]
-    factor = min(summary.factors, key=lambda found: len(found.levels))
-    return [
-        (
-            f"{factor.label or factor.name}: {name}",
-            [r for r in summary.rows if r.cell.levels[factor.name] == name],
-        )
-        for name in map(level_name, factor.levels)
-    ]
-
-
-def _evaluated(row: Row, metric: str) -> bool:
-    return any(metric_of(record, metric) is not None for repeat in row.finished for record in repeat.rounds)
-
-
-def _curves(
-    axes: Any, summary: Summary, rows: Sequence[Row], metric: str, target: Target | None, axis: str
-) -> None:
-    scale = 100 if metric == "accuracy" else 1
-    shared = _shared(rows)
-    drawn = 0
-    for index, row in enumerate(rows):
-        if _evaluated(row, metric):
-            _curve(axes, row, metric, axis, scale, index % TOGETHER, _label(row, shared))
-            drawn += 1
-    baselines = _beside(summary, rows, metric)
-    for row in baselines:
-        beside = [_label(found, shared) for found in rows if found.cell.id in row.cell.beside]
-        label = "in one place" if len(baselines) == 1 else f"in one place, for {beside[0]}"
-        places = [at for at, found in enumerate(rows) if found.cell.id in row.cell.beside]
-        colour = BLACK if len(baselines) == 1 else COLOURS[places[0] % TOGETHER]
-        federated = next(found for found in rows if found.cell.id in row.cell.beside)
-        length = federated.cell.experiment.rounds.count / row.cell.experiment.rounds.count
-        _centralized(axes, row, metric, axis, scale, label, colour, length)
-    for figure in summary.study.published:
-        if figure.curve is not None and axis == "rounds" and metric == "accuracy" and _fits(figure, rows):
-            numbers = range(1, len(figure.curve) + 1)
-            values = [100 * value for value in figure.curve]
-            axes.plot(
-                numbers, values, color=BLACK, linestyle=":", marker="x", markersize=4, label=figure.source
-            )
-    if target is not None:
-        axes.axhline(scale * target.value, color=GREY, linewidth=0.8, zorder=0)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=axis == "rounds"))
-    if not drawn:
-        axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", va="center", color=GREY)
-    elif drawn + len(baselines) > 1 or summary.study.published:
-        many = drawn + len(baselines) > _INSIDE
-        long = sum(sorted(map(len, axes.get_legend_handles_labels()[1]))[-2:]) > _LETTERS
-        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 1 if long else 2}
-        axes.legend(fontsize=8, **(below if many else {"loc": "lower right"}))
-
-
-def _beside(summary: Summary, rows: Sequence[Row], metric: str) -> list[Row]:
-    """The baselines of these rows that have a curve."""
-    own = {row.cell.id for row in rows}
-    return [row for row in summary.baselines if own & set(row.cell.beside) and _evaluated(row, metric)]
-
-
-def _fits(figure: Published, rows: Sequence[Row]) -> bool:
-    return any(
-        all(row.cell.levels.get(name) == level_name(level) for name, level in figure.cells.items())
-        for row in rows
-    )
-
-
-def _shared(rows: Sequence[Row]) -> set[str]:
-    """Factors that are the same in all rows: the panel's title says them."""
-    names = rows[0].cell.levels if rows else {}
-    return {name for name in names if len({row.cell.levels[name] for row in rows}) == 1 and len(rows) > 1}
-
-
-def _label(row: Row, shared: set[str]) -> str:
-    return ", ".join(told for name, told in row.told.items() if name not in shared) or "federated"
-
-
-def _curve(axes: Any, row: Row, metric: str, axis: str, scale: float, index: int, label: str) -> None:
-    x, mean, half = _band(row, metric, axis)
-    colour = COLOURS[index]
-    axes.plot(
-        x,
-        scale * mean,
-        color=colour,
-        linestyle=LINES[index],
-        marker=MARKERS[index],
-        markersize=3.5,
-        markevery=max(len(x) // 8, 1),
-        linewidth=1.6,
-        label=label,
-    )
-    axes.fill_between(x, *_ends(mean, half, metric, scale), color=colour, alpha=0.15, linewidth=0)
-
-
-def _centralized(
-    axes: Any, row: Row, metric: str, axis: str, scale: float, label: str, colour: str, length: float
-) -> None:
-    """As a curve over examples, or over `length` rounds an epoch of it; over time, only where it ends.
-
-    So it stands at each round where as many examples had been seen.
-    """
-    x, mean, half = _band(row, metric, axis)
-    x = x * length if axis == "rounds" else x
-    style: dict[str, Any] = {"color": colour, "linestyle": (0, (4, 2)), "linewidth": 1.8}
-    if axis == "seconds":
-        axes.axhline(scale * mean[-1], **style, label=f"{label}, in the end")
-        return
-    axes.plot(x, scale * mean, **style, label=label)
-    axes.fill_between(x, *_ends(mean, half, metric, scale), color=colour, alpha=0.10, linewidth=0)
-
-
-def _ends(mean: Any, half: Any, metric: str, scale: float) -> tuple[Any, Any]:
-    """Of the band: as far as the metric's values can lie."""
-    return scale * np.clip(mean - half, *limits(metric)), scale * np.clip(mean + half, *limits(metric))
-
-
-def _band(row: Row, metric: str, axis: str) -> tuple[Any, Any, Any]:
-    """x, mean and half the interval at each round that every repeat has evaluated: [points] each.
-
-    Repeats that stopped early keep the value they stopped with.
-    """
-    epochs = row.cell.experiment.training.epochs
-    curves = [dict(_points(repeat, metric, axis, epochs)) for repeat in row.finished]
-    curves = [curve for curve in curves if curve]
-    rounds = sorted(set().union(*curves))
-    x, mean, half = [], [], []
-    for number in rounds:
-        points = [
-            curve[max(known for known in curve if known <= number)]
-            for curve in curves
-            if min(curve) <= number
-        ]
-        values = np.array([value for _, value in points])
-        there = [curve[number][0] for curve in curves if number in curve]
-        x.append(float(np.mean(there)))
-        mean.append(float(values.mean()))
-        spread = float(values.std(ddof=1)) / np.sqrt(len(values)) if len(values) > 1 else 0.0
-        half.append(float(stats.t.ppf(0.5 + LEVEL / 2, len(values) - 1)) * spread if len(values) > 1 else 0.0)
-    order = np.argsort(x)
-    return np.array(x)[order], np.array(mean)[order], np.array(half)[order]
-
-
-def _points(repeat: Repeat, metric: str, axis: str, epochs: int) -> list[tuple[int, tuple[float, float]]]:
-    """(round, (x, value)) of each evaluated round."""
-    found, total = [], 0.0
-    for record in repeat.rounds:
-        if axis == "rounds":
-            total = float(record.round)
-        elif axis == "examples":
-            total += record.num_examples * epochs / 1000
-        else:
-            total += clock(record)
-        value = metric_of(record, metric)
-        if value is not None:
-            found.append((record.round, (total, value)))
-    return found
-
-
-# --- outcomes over levels -----------------------------------------------------------------------------------
 
 
 def _levels(axes: Any, summary: Summary, factor: Factor, measure: Measure) -> int:
@@ -317,7 +101,7 @@ def _levels(axes: Any, summary: Summary, factor: Factor, measure: Measure) -> in
         axes.minorticks_off()
     else:
         aslant = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}  # each ends at its own mark
-        beside = max(map(len, names)) <= 9 and sum(map(len, names)) <= _LETTERS - 10
+        beside = max(map(len, names)) <= 9 and sum(map(len, names)) <= LETTERS - 10
         axes.set_xticks(places, [fill(name, 20) for name in names], **({} if beside else aslant))
         axes.set_xlim(-0.5, len(names) - 0.5)
         axes.grid(axis="x", visible=False)

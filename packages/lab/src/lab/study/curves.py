@@ -19,6 +19,7 @@ from lab.study.plots import COLOURS, LETTERS, LINES, MARKERS, TOGETHER, Plot, pl
 from lab.study.records import Repeat
 from lab.study.summary import Row, Summary
 
+_FOR = "in one place, for "
 _INSIDE = 5  # curves that a legend among them names; more it would hide
 
 
@@ -33,14 +34,15 @@ def learning(summary: Summary) -> Plot | None:
     lines = -(-len(panels) // columns)
     with matplotlib.rc_context(STYLE):
         named = max(len(rows) + len(_beside(summary, rows, metric)) for _, rows in panels)
-        below = 0.19 * named if named > _INSIDE else 0.0  # inches, of a legend
+        across = _across(summary, panels, metric)
+        below = 0.19 * -(-named // across) if named > _INSIDE else 0.0  # inches, of a legend
         figure = Figure(figsize=(7.4, 0.5 + (3.1 + below) * lines), layout="constrained")
         grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
         axis = _axis(summary)
         over = f"{_AXES[axis]} ({summary.clock})" if axis == "seconds" else _AXES[axis]
         for index, (title, rows) in enumerate(panels):
             axes = grid[index // columns][index % columns]
-            _curves(axes, summary, rows, metric, target, axis)
+            _curves(axes, summary, rows, metric, target, axis, across)
             axes.set_title(title, fontsize=10)
             axes.set_xlabel(over)
             if index % columns == 0:
@@ -88,7 +90,13 @@ def _evaluated(row: Row, metric: str) -> bool:
 
 
 def _curves(
-    axes: Any, summary: Summary, rows: Sequence[Row], metric: str, target: Target | None, axis: str
+    axes: Any,
+    summary: Summary,
+    rows: Sequence[Row],
+    metric: str,
+    target: Target | None,
+    axis: str,
+    across: int,
 ) -> None:
     scale = 100 if metric == "accuracy" else 1
     shared = _shared(rows)
@@ -100,7 +108,7 @@ def _curves(
     baselines = _beside(summary, rows, metric)
     for row in baselines:
         beside = [_label(found, shared) for found in rows if found.cell.id in row.cell.beside]
-        label = "in one place" if len(baselines) == 1 else f"in one place, for {beside[0]}"
+        label = "in one place" if len(baselines) == 1 else f"{_FOR}{beside[0]}"
         places = [at for at, found in enumerate(rows) if found.cell.id in row.cell.beside]
         colour = BLACK if len(baselines) == 1 else COLOURS[places[0] % TOGETHER]
         federated = next(found for found in rows if found.cell.id in row.cell.beside)
@@ -120,9 +128,20 @@ def _curves(
         axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", va="center", color=GREY)
     elif drawn + len(baselines) > 1 or summary.study.published:
         many = drawn + len(baselines) > _INSIDE
-        long = sum(sorted(map(len, axes.get_legend_handles_labels()[1]))[-2:]) > LETTERS
-        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 1 if long else 2}
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": across}
         axes.legend(fontsize=8, **(below if many else {"loc": "lower right"}))
+
+
+def _across(summary: Summary, panels: Sequence[tuple[str, list[Row]]], metric: str) -> int:
+    """How many names fit side by side in a legend below a panel."""
+    if len(panels) == 1:
+        return 2
+    names = [
+        len(_label(row, _shared(rows))) + len(_FOR) * (len(_beside(summary, rows, metric)) > 1)
+        for _, rows in panels
+        for row in rows
+    ]
+    return 2 if 2 * max(names, default=0) <= LETTERS else 1
 
 
 def _beside(summary: Summary, rows: Sequence[Row], metric: str) -> list[Row]:

@@ -9,11 +9,10 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from scipy import stats
 
 from lab.charts import BLACK, GREY, STYLE
 from lab.study.files import Published, level_name
-from lab.study.intervals import LEVEL
+from lab.study.intervals import interval
 from lab.study.measures import Target, clock, limits, metric_of, metric_words, target_of
 from lab.study.plots import COLOURS, LETTERS, LINES, MARKERS, TOGETHER, Plot, plotted
 from lab.study.records import Repeat
@@ -222,12 +221,11 @@ def _band(row: Row, metric: str, axis: str) -> tuple[Any, Any, Any]:
             for curve in curves
             if min(curve) <= number
         ]
-        values = np.array([value for _, value in points])
+        found = interval([value for _, value in points])
         there = [curve[number][0] for curve in curves if number in curve]
         x.append(float(np.mean(there)))
-        mean.append(float(values.mean()))
-        spread = float(values.std(ddof=1)) / np.sqrt(len(values)) if len(values) > 1 else 0.0
-        half.append(float(stats.t.ppf(0.5 + LEVEL / 2, len(values) - 1)) * spread if len(values) > 1 else 0.0)
+        mean.append(found.mean)
+        half.append(found.half or 0.0)
     order = np.argsort(x)
     return np.array(x)[order], np.array(mean)[order], np.array(half)[order]
 

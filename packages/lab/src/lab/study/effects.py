@@ -30,6 +30,10 @@ class Stratum:
         return [name for name in map(level_name, self.factor.levels) if name in there]
 
     @property
+    def task(self) -> str:
+        return self.rows[0].cell.experiment.task
+
+    @property
     def even(self) -> tuple[Row, ...]:
         """Cells that levels are averaged over: of a grid run in part, only where every level has been run.
 
@@ -192,9 +196,5 @@ def _rank(effect: Effect) -> tuple[bool, bool, float]:
 
 def _outcome(effect: Effect, every: Iterable[Effect]) -> str:
     """Points of one task's accuracy are not those of another's."""
-    tasks = {_task(other) for other in every if other.measure.label == effect.measure.label}
-    return f"{effect.measure.label} ({_task(effect)})" if len(tasks) > 1 else effect.measure.label
-
-
-def _task(effect: Effect) -> str:
-    return effect.stratum.rows[0].cell.experiment.task
+    tasks = {other.stratum.task for other in every if other.measure.label == effect.measure.label}
+    return f"{effect.measure.label} ({effect.stratum.task})" if len(tasks) > 1 else effect.measure.label

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from lab.study.effects import Effect, Stratum, effects, effects_of
 from lab.study.files import level_name
 from lab.study.intervals import Interval
 from lab.study.measures import Measure, measures
-from lab.study.records import Repeat
 from lab.study.summary import Row, Summary
 
 
@@ -190,89 +189,51 @@ def _curve(found: Summary) -> str:
 
 def cells_csv(found: Sequence[Summary], tasks: Path) -> str:
     """`data` is what the task says of its data set, such as that it is synthetic."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        [
-            "study",
-            "cell",
-            "kind",
-            "levels",
-            "measure",
-            "unit",
-            "mean",
-            "low",
-            "high",
-            "n",
-            "finished",
-            "failed",
-            "data",
-        ]
-    )
+    head = "study cell kind levels measure unit mean low high n finished failed data"
+    lines = []
     for own in found:
         for row in (*own.rows, *own.baselines):
             levels = "; ".join(f"{name}={level}" for name, level in row.cell.levels.items())
             about = described(row.cell.experiment, tasks)
             for measure in measures(own.study).values():
                 value = row.of(measure)
-                cells = [own.section.key, row.cell.id, row.cell.kind, levels, measure.name, measure.unit]
-                figures = [value.mean, value.low, value.high]
-                cells += ["" if figure is None else f"{figure:.6g}" for figure in figures]
-                writer.writerow([*cells, value.n, len(row.finished), len(row.failed), about])
-    return text.getvalue()
+                cell = [own.section.key, row.cell.id, row.cell.kind, levels, measure.name, measure.unit]
+                figures = map(_raw, (value.mean, value.low, value.high))
+                lines.append([*cell, *figures, value.n, len(row.finished), len(row.failed), about])
+    return _csv(head.split(), lines)
 
 
 def effects_csv(found: Sequence[Summary]) -> str:
     """Every comparison. `p` is of the paired t test, `p_holm` with the factor's other levels allowed for."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        [
-            "study",
-            "factor",
-            "task",
-            "outcome",
-            "unit",
-            "reference",
-            "level",
-            "n",
-            "difference",
-            "low",
-            "high",
-            "p",
-            "p_holm",
-            "verdict",
-        ]
-    )
+    head = "study factor task outcome unit reference level n difference low high p p_holm verdict"
+    lines = []
     for own in found:
         for effect in effects(own):
-            difference = effect.difference
-            task = effect.stratum.rows[0].cell.experiment.task
-            told = [own.section.key, effect.factor.name, task, effect.measure.name, effect.measure.unit]
-            ends = (difference.low, difference.high)
-            figures = (difference.mean, *ends, difference.p, effect.adjusted)
-            cells = ["" if figure is None else f"{figure:.6g}" for figure in figures]
-            writer.writerow(
-                [*told, effect.reference, effect.level, difference.each.n, *cells, effect.verdict]
-            )
-    return text.getvalue()
+            measure, of = effect.measure, effect.difference
+            what = [own.section.key, effect.factor.name, effect.stratum.task, measure.name, measure.unit]
+            figures = map(_raw, (of.mean, of.low, of.high, of.p, effect.adjusted))
+            lines.append([*what, effect.reference, effect.level, of.each.n, *figures, effect.verdict])
+    return _csv(head.split(), lines)
 
 
 def repeats_csv(found: Sequence[Summary]) -> str:
     names = list(dict.fromkeys(name for own in found for name in measures(own.study)))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["study", "cell", "seed", "state", "reason", "run", *names, "weights_hash"])
+    lines = []
     for own in found:
         known = measures(own.study)
         for record in own.records:
             for repeat in record.repeats:
-                values = [_raw(known.get(name), repeat) for name in names]
+                values = [_raw(known[name].of(repeat) if name in known else None) for name in names]
                 told = [repeat.seed, repeat.state, repeat.reason or "", repeat.run or ""]
-                writer.writerow([own.section.key, record.cell, *told, *values, repeat.weights_hash or ""])
+                lines.append([own.section.key, record.cell, *told, *values, repeat.weights_hash or ""])
+    return _csv(["study", "cell", "seed", "state", "reason", "run", *names, "weights_hash"], lines)
+
+
+def _csv(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([head, *lines])
     return text.getvalue()
 
 
-def _raw(measure: Measure | None, repeat: Repeat) -> str:
-    value = measure.of(repeat) if measure else None
+def _raw(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"

@@ -27,8 +27,29 @@ Verdict: TypeAlias = Literal[
 ]
 
 
+class _Around:
+    """What has a mean, and a 95 % interval of Student's t around it where there are two values or more."""
+
+    @property
+    def mean(self) -> float | None:
+        raise NotImplementedError
+
+    @property
+    def half(self) -> float | None:
+        """Half its width."""
+        raise NotImplementedError
+
+    @property
+    def low(self) -> float | None:
+        return None if self.mean is None or self.half is None else self.mean - self.half
+
+    @property
+    def high(self) -> float | None:
+        return None if self.mean is None or self.half is None else self.mean + self.half
+
+
 @dataclass(frozen=True)
-class Interval:
+class Interval(_Around):
     """The mean of n values, and the 95 % interval around it where n > 1. `asked`: repeats that finished."""
 
     values: tuple[float, ...]
@@ -49,19 +70,9 @@ class Interval:
 
     @property
     def half(self) -> float | None:
-        """Half its width."""
         if self.n < 2:
             return None
-        spread = statistics.stdev(self.values)
-        return float(stats.t.ppf(0.5 + LEVEL / 2, self.n - 1)) * spread / math.sqrt(self.n)
-
-    @property
-    def low(self) -> float | None:
-        return None if self.mean is None or self.half is None else self.mean - self.half
-
-    @property
-    def high(self) -> float | None:
-        return None if self.mean is None or self.half is None else self.mean + self.half
+        return _half(statistics.stdev(self.values) / math.sqrt(self.n), self.n)
 
     @property
     def another(self) -> tuple[float, float] | None:
@@ -75,13 +86,18 @@ class Interval:
         return self.mean - half, self.mean + half
 
 
+def _half(error: float, n: int) -> float:
+    """Half the width of the interval of a mean of n values whose standard error is `error`."""
+    return float(stats.t.ppf(0.5 + LEVEL / 2, n - 1)) * error
+
+
 def interval(values: Sequence[float | None]) -> Interval:
     """Of those that are there."""
     return Interval(tuple(value for value in values if value is not None), len(values))
 
 
 @dataclass(frozen=True)
-class Difference:
+class Difference(_Around):
     """`b` − `a`, over the seeds that both have finished: `each` is the differences, one a seed.
 
     `step`: what the values are counted in. Rounds are known to a round, so that even where the differences
@@ -99,18 +115,8 @@ class Difference:
 
     @property
     def half(self) -> float | None:
-        """Half the width of its 95 % interval, for this one comparison alone."""
-        if self._error is None:
-            return None
-        return float(self._error * stats.t.ppf(0.5 + LEVEL / 2, self.each.n - 1))
-
-    @property
-    def low(self) -> float | None:
-        return None if self.mean is None or self.half is None else self.mean - self.half
-
-    @property
-    def high(self) -> float | None:
-        return None if self.mean is None or self.half is None else self.mean + self.half
+        """For this one comparison alone."""
+        return None if self._error is None else _half(self._error, self.each.n)
 
     @property
     def constant(self) -> bool:

@@ -489,6 +489,21 @@ def test_a_legend_of_many_curves_leaves_them_room(tmp_path: Path) -> None:
     assert drawn is not None and "in one place" in drawn.inline
 
 
+@pytest.mark.parametrize(("longest", "scale"), [(19, "linear"), (20, "log"), (2000, "log")])
+def test_short_curves_can_be_seen_beside_long_ones_and_lines_beside_wide_bands(
+    longest: int, scale: str
+) -> None:
+    axes = Figure().subplots()
+    axes.plot([1], [0.9])
+    axes.plot([0, longest], [0.5, 0.9])
+    axes.fill_between([0, longest], [0.0, 0.0], [1.0, 1.0])
+    axes.axhline(0.97)
+    curves._frame([axes], "rounds")
+    assert axes.get_xscale() == scale
+    low, high = axes.get_ylim()
+    assert 0.4 < low < 0.5 and 0.97 < high < 1.1
+
+
 def test_names_with_commas_are_told_apart() -> None:
     assert claims.listed(["a", "b", "c"]) == "a, b and c"
     assert claims.listed(["10 Mbit/s, 50 ms", "c"]) == "10 Mbit/s, 50 ms; and c"

@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from lab.charts import BLACK, GREY, STYLE
 from lab.study.files import Published, level_name
@@ -20,6 +20,8 @@ from lab.study.summary import Row, Summary
 
 _FOR = "in one place, for "
 _INSIDE = 5  # curves that a legend among them names; more it would hide
+_FAR_APART = 20  # times as many rounds in the longest curve as in the shortest, which then could not be seen
+_ROOM = 0.08  # of the height that the lines take, above and below them
 
 
 def learning(summary: Summary) -> Plot | None:
@@ -48,13 +50,14 @@ def learning(summary: Summary) -> Plot | None:
                 axes.set_ylabel("test accuracy, %" if metric == "accuracy" else metric_words(metric))
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
+        _frame(list(grid.flat[: len(panels)]), axis)
         text = f"Learning curves of {summary.section.key}: {metric_words(metric)} over {over}"
         return plotted(figure, f"{summary.section.key}-learning", text, _read(axis, summary))
 
 
 def _read(axis: str, summary: Summary) -> str:
     beside = "; in one place: at the round where as many examples had been seen"
-    return "Lines: means; bands: 95 % intervals" + beside * (
+    return "Lines: means; bands: 95 % intervals, as far as there is room" + beside * (
         axis == "rounds" and any(row.finished for row in summary.baselines)
     )
 
@@ -82,6 +85,23 @@ def _panels(summary: Summary) -> list[tuple[str, list[Row]]]:
         )
         for name in map(level_name, factor.levels)
     ]
+
+
+def _frame(panels: Sequence[Any], axis: str) -> None:
+    """Show all lines, bands (those of few repeats are wide) as far as there is room, and rounds on a scale
+    that short curves can be seen on."""
+    lines = [(axes, line) for axes in panels for line in axes.lines]
+    heights = [value for _, line in lines for value in line.get_ydata()]
+    room = _ROOM * (max(heights) - min(heights)) or 1.0
+    panels[0].set_ylim(min(heights) - room, max(heights) + room)
+    ends = [max(line.get_xdata()) for axes, line in lines if line.get_transform() is axes.transData]
+    times = max(ends) / max(min(ends), 1)
+    if axis == "rounds" and times >= _FAR_APART:
+        for axes in panels:
+            axes.set_xscale("log", nonpositive="mask")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1,) if times > 100 else (1, 2, 5)))
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+            axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _evaluated(row: Row, metric: str) -> bool:

@@ -23,7 +23,7 @@ from roundtable.types import ClientId, Digest, Float32, Metrics, Seconds
 from roundtable.weights import Manifest, Weights
 
 from worker import partitions
-from worker.model import Model
+from worker.model import Model, Tensors
 from worker.runtime import accelerator, configure_threads, resident
 from worker.seeds import generator_states, shuffles
 from worker.shelf import Recent, Shelf, Structure
@@ -88,6 +88,7 @@ class Trainer:
             structure.evaluation,
         )
         self._manifest = self._model.manifest
+        self._global: tuple[Weights, Tensors] | None = None  # the latest that clients are trained from
 
     def initialize(self) -> tuple[Weights, Initialized]:
         """The run's first weights, seeded by the experiment, and what they are."""
@@ -128,8 +129,9 @@ class Trainer:
         training, seed = self._experiment.training, self._experiment.seed
         if self._experiment.machines.profiles:  # else a slow machine would be held to have traced slowly
             states = generator_states(self._model.generators, seed, round_number, client)
-            self._training.warm_up(list(weights.arrays), states, *self._controls(broadcast, state))
+            self._training.warm_up(self._tensors(weights), states, *self._controls(broadcast, state))
         began, cpu_began = time.perf_counter(), time.process_time()
+        tensors = self._tensors(weights)
         rows, _ = self._data.of(client)
         if not len(rows):
             raise InvalidData(
@@ -139,7 +141,7 @@ class Trainer:
         controls = self._controls(broadcast, state)
         with blaming(f"task {self._experiment.task}: training failed"):
             local = self._training.run(
-                list(weights.arrays),
+                tensors,
                 order,
                 generator_states(self._model.generators, seed, round_number, client),
                 *controls,
@@ -195,6 +197,15 @@ class Trainer:
         # Whatever the graph takes as a constant; epochs are an argument of it.
         constants = (training.batch_size, training.optimizer, training.learning_rate, training.momentum)
         return self._trainings.get((*constants, objective.model_dump_json()), trace)
+
+    def _tensors(self, weights: Weights) -> Tensors:
+        """A round's weights in TensorFlow's memory, once for all clients that are trained from them."""
+        import tensorflow as tf
+
+        if self._global is None or self._global[0] is not weights:
+            self._global = None  # first: a model may be large
+            self._global = weights, [tf.convert_to_tensor(array) for array in weights.arrays]
+        return self._global[1]
 
     def _controls(
         self, broadcast: Weights | None, state: Weights | None

@@ -59,6 +59,9 @@ class LocalTraining:
         self._training, self._objective = training, objective
         self._optimizer = optimizer_of(training)
         self._watcher = ThreadPoolExecutor(1, "watch-training")
+        self._settled = threading.Lock()
+        self._stop: Callable[[], bool] | None = None  # of the client that is being trained
+        self._watched = False
         self.traces = 0
         self._x, self._y = x, y
         with tf.device("CPU"):
@@ -84,7 +87,7 @@ class LocalTraining:
 
     def run(
         self,
-        weights: list[Float32],
+        weights: Tensors,
         order: npt.NDArray[np.int32],
         generator_states: Int64,
         broadcast: list[Float32],
@@ -104,7 +107,7 @@ class LocalTraining:
         return Local([end.numpy() for end in ends], int(steps), means.pop("loss"), means)
 
     def warm_up(
-        self, weights: list[Float32], generator_states: Int64, broadcast: list[Float32], state: list[Float32]
+        self, weights: Tensors, generator_states: Int64, broadcast: list[Float32], state: list[Float32]
     ) -> None:
         """Trace and optimize the graph now, by an example of no consequence, and not while a client's
         training is timed.
@@ -117,25 +120,30 @@ class LocalTraining:
     def _watching(self, stop: Callable[[], bool]) -> Iterator[None]:
         """While the graph runs, this thread cannot ask; another does, and the loop reads what it found.
 
-        Neither waits for the other: on a busy machine that would cost more than a small client's training.
+        It goes on from one client to the next: to wake it for each is a tenth of a small one's training.
         """
-        done, settled = threading.Event(), threading.Lock()
-
-        def watch() -> None:
-            while not done.wait(STOP_SECONDS):
-                if stop():
-                    with settled:
-                        if not done.is_set():  # or it would stop the next client's training
-                            self._stopped.assign(True)
-                    return
-
         self._stopped.assign(stop())
-        self._watcher.submit(watch)
+        with self._settled:
+            self._stop = stop
+            begins, self._watched = not self._watched, True
+        if begins:
+            self._watcher.submit(self._watch)
         try:
             yield
         finally:
-            with settled:
-                done.set()
+            with self._settled:  # or what is found too late would stop the next client's training
+                self._stop = None
+
+    def _watch(self) -> None:
+        """Until nothing is being trained."""
+        time_passes = threading.Event()
+        while self._watched:
+            time_passes.wait(STOP_SECONDS)
+            with self._settled:
+                if self._stop is None:
+                    self._watched = False
+                elif self._stop():
+                    self._stopped.assign(True)
 
     # --- in the graph
 

@@ -47,9 +47,14 @@ class Database:
         except sqlite3.DatabaseError as error:
             raise _translated(error, self._path) from error
 
-    def execute(self, sql: str, values: tuple[Any, ...]) -> None:
-        """Inside a transaction."""
-        self._connection.execute(sql, values)
+    def write(self, sql: str, values: tuple[Any, ...]) -> None:
+        """One change, whole or not at all; inside a transaction it is part of that."""
+        try:
+            self._connection.execute(sql, values)
+        except sqlite3.DatabaseError as error:
+            raise _translated(error, self._path) from error
+        if not self._connection.in_transaction:
+            self.logged += 1
 
     def executemany(self, sql: str, values: Iterable[tuple[Any, ...]]) -> None:
         """Inside a transaction."""

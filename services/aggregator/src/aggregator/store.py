@@ -88,7 +88,7 @@ class Store:
         with self._db.transaction():
             if self._db.one("SELECT 1 FROM runs WHERE id = ?", run):
                 raise NotPossible(f"run {run} exists already: choose another id")
-            self._db.execute(
+            self._db.write(
                 "INSERT INTO runs"
                 " (id, experiment, experiment_hash, participants, created, state, environment)"
                 " VALUES (?, ?, ?, ?, ?, 'queued', ?)",
@@ -134,30 +134,26 @@ class Store:
     ) -> None:
         """State and reason replace the old ones, `ended` too (None: under way again); the first `first_order`
         stays."""
-        with self._db.transaction():
-            self._db.execute(
-                "UPDATE runs SET state = ?, reason = ?, first_order = coalesce(first_order, ?), ended = ?"
-                " WHERE id = ?",
-                (state, reason, first_order, ended, run),
-            )
+        self._db.write(
+            "UPDATE runs SET state = ?, reason = ?, first_order = coalesce(first_order, ?), ended = ?"
+            " WHERE id = ?",
+            (state, reason, first_order, ended, run),
+        )
 
     def set_pinned(self, run: RunId, pinned: Mapping[str, ClientId]) -> None:
         """Which node is which client."""
-        with self._db.transaction():
-            self._db.execute("UPDATE runs SET pinned = ? WHERE id = ?", (_json(pinned), run))
+        self._db.write("UPDATE runs SET pinned = ? WHERE id = ?", (_json(pinned), run))
 
     def accept_initial(self, run: RunId, digest: Digest, initialized: Initialized) -> None:
         """The first weights are in `weights/` (files.accept_initial)."""
-        with self._db.transaction():
-            self._db.execute(
-                "UPDATE runs SET initial = ?, initialized = ? WHERE id = ?",
-                (digest, initialized.model_dump_json(), run),
-            )
+        self._db.write(
+            "UPDATE runs SET initial = ?, initialized = ? WHERE id = ?",
+            (digest, initialized.model_dump_json(), run),
+        )
 
     def delete_run(self, run: RunId) -> None:
         """Forget it; its folder is for the caller to remove."""
-        with self._db.transaction():
-            self._db.execute("DELETE FROM runs WHERE id = ?", (run,))
+        self._db.write("DELETE FROM runs WHERE id = ?", (run,))
 
     # --- the round under way --------------------------------------------------------------------------------
 
@@ -167,7 +163,7 @@ class Store:
         """Any other open round is discarded, updates and all. Said again, it changes nothing."""
         with self._db.transaction():
             self._discard(run, but=(round_number, trial))
-            self._db.execute(
+            self._db.write(
                 "INSERT INTO rounds VALUES (?, ?, ?, ?, ?, 'open') ON CONFLICT DO UPDATE"
                 " SET cohort = excluded.cohort, started = excluded.started, state = 'open'"
                 " WHERE state = 'discarded'",
@@ -183,10 +179,8 @@ class Store:
         open_but = (
             "SELECT round, trial FROM rounds WHERE run = ?1 AND state = 'open' AND (round, trial) != (?2, ?3)"
         )
-        self._db.execute(
-            f"DELETE FROM updates WHERE run = ?1 AND (round, trial) IN ({open_but})", (run, *but)
-        )
-        self._db.execute(
+        self._db.write(f"DELETE FROM updates WHERE run = ?1 AND (round, trial) IN ({open_but})", (run, *but))
+        self._db.write(
             f"UPDATE rounds SET state = 'discarded' WHERE run = ?1 AND (round, trial) IN ({open_but})",
             (run, *but),
         )
@@ -226,23 +220,22 @@ class Store:
     def accept_update(self, run: RunId, update: Accepted) -> None:
         """Its file is in the spool (files.accept_update): now it counts. A second one: NotPossible."""
         try:
-            with self._db.transaction():
-                self._db.execute(
-                    "INSERT INTO updates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (
-                        run,
-                        update.round,
-                        update.trial,
-                        update.client,
-                        update.digest,
-                        update.worker,
-                        update.attempt,
-                        update.nbytes,
-                        update.account.model_dump_json(),
-                        update.state_digest,
-                        update.received,
-                    ),
-                )
+            self._db.write(
+                "INSERT INTO updates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    run,
+                    update.round,
+                    update.trial,
+                    update.client,
+                    update.digest,
+                    update.worker,
+                    update.attempt,
+                    update.nbytes,
+                    update.account.model_dump_json(),
+                    update.state_digest,
+                    update.received,
+                ),
+            )
         except sqlite3.IntegrityError:
             raise NotPossible(
                 f"client {update.client} has an update in round {update.round}, trial {update.trial} already"
@@ -250,11 +243,10 @@ class Store:
 
     def forget_update(self, run: RunId, round_number: int, trial: int, client: ClientId) -> None:
         """Its file turned out to be damaged: the client is to be asked again."""
-        with self._db.transaction():
-            self._db.execute(
-                "DELETE FROM updates WHERE run = ? AND round = ? AND trial = ? AND client = ?",
-                (run, round_number, trial, client),
-            )
+        self._db.write(
+            "DELETE FROM updates WHERE run = ? AND round = ? AND trial = ? AND client = ?",
+            (run, round_number, trial, client),
+        )
 
     def updates(self, run: RunId, round_number: int, trial: int) -> dict[ClientId, Accepted]:
         """In client order."""
@@ -268,20 +260,19 @@ class Store:
 
     def accept_evaluation(self, run: RunId, row: EvaluationRow) -> None:
         """The first one counts; the same again changes nothing."""
-        with self._db.transaction():
-            self._db.execute(
-                "INSERT INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                (
-                    run,
-                    row.round,
-                    row.client,
-                    row.shard,
-                    row.trial,
-                    row.worker,
-                    row.attempt,
-                    row.evaluated.model_dump_json(),
-                ),
-            )
+        self._db.write(
+            "INSERT INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            (
+                run,
+                row.round,
+                row.client,
+                row.shard,
+                row.trial,
+                row.worker,
+                row.attempt,
+                row.evaluated.model_dump_json(),
+            ),
+        )
 
     def evaluations(self, run: RunId, round_number: int) -> list[EvaluationRow]:
         """In the order in which sums are made: shards first, then clients, each ascending."""
@@ -321,7 +312,7 @@ class Store:
             reached = -1 if last is None or last["round"] is None else last["round"]
             if commit.round != reached + 1:
                 raise NotPossible(f"round {commit.round} of {run} cannot be committed after round {reached}")
-            self._db.execute(
+            self._db.write(
                 "INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, NULL)",
                 (
                     run,
@@ -335,7 +326,7 @@ class Store:
                     commit.record.model_dump_json(),
                 ),
             )
-            self._db.execute(
+            self._db.write(
                 "UPDATE rounds SET state = 'committed' WHERE run = ? AND round = ? AND trial = ?",
                 (run, commit.round, commit.trial),
             )
@@ -347,11 +338,10 @@ class Store:
 
     def score_round(self, run: RunId, record: RoundRecord) -> None:
         """The round's evaluation is in: its record, with accuracy, loss and metrics, replaces the old one."""
-        with self._db.transaction():
-            self._db.execute(
-                "UPDATE commits SET record = ?, scored = 1, accuracy = ? WHERE run = ? AND round = ?",
-                (record.model_dump_json(), record.accuracy, run, record.round),
-            )
+        self._db.write(
+            "UPDATE commits SET record = ?, scored = 1, accuracy = ? WHERE run = ? AND round = ?",
+            (record.model_dump_json(), record.accuracy, run, record.round),
+        )
 
     def commits(self, run: RunId) -> list[CommitRow]:
         """In round order."""
@@ -384,12 +374,11 @@ class Store:
 
     def put_worker(self, worker: WorkerRow) -> None:
         """New, or seen again under the same id."""
-        with self._db.transaction():
-            self._db.execute(
-                "INSERT INTO workers VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE"
-                " SET join_message = excluded.join_message, state = excluded.state",
-                (worker.id, worker.join.instance, worker.join.model_dump_json(), worker.state),
-            )
+        self._db.write(
+            "INSERT INTO workers VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE"
+            " SET join_message = excluded.join_message, state = excluded.state",
+            (worker.id, worker.join.instance, worker.join.model_dump_json(), worker.state),
+        )
 
     def workers(self) -> list[WorkerRow]:
         return [
@@ -400,7 +389,7 @@ class Store:
     def place(self, run: RunId, homes: Mapping[ClientId, WorkerId]) -> None:
         """Replace all placements of the run."""
         with self._db.transaction():
-            self._db.execute("DELETE FROM homes WHERE run = ?", (run,))
+            self._db.write("DELETE FROM homes WHERE run = ?", (run,))
             self._db.executemany(
                 "INSERT INTO homes VALUES (?, ?, ?)", [(run, *home) for home in homes.items()]
             )

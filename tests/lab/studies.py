@@ -125,7 +125,13 @@ class MadeUp:
     carried: list[tuple[str, int]] = field(default_factory=list)
     kept: list[tuple[str, int]] = field(default_factory=list)  # those whose weights were asked for
 
-    def carry_out(self, experiment: Experiment, limit: float, keep: bool = False) -> Repeat:  # noqa: ARG002
+    def carry_out(
+        self,
+        experiment: Experiment,
+        limit: float,  # noqa: ARG002
+        keep: bool = False,
+        fresh: bool = False,  # noqa: ARG002
+    ) -> Repeat:
         self.carried.append((experiment.name, experiment.seed))
         if keep:
             self.kept.append(self.carried[-1])

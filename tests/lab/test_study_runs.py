@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -485,6 +486,26 @@ def test_a_study_killed_in_the_middle_goes_on_and_its_cells_repeat_to_the_same_b
         check=False,
     )
     assert one.returncode == 0 and "the same weights as recorded, bit for bit" in one.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_run_whose_aggregators_memory_is_measured_has_a_new_one_and_the_same_workers(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    place = Place(Folders(tmp_path / "out/.lab", ROOT / "tasks", ROOT / "datasets"))
+    with Sitting(place, 1, Silent()) as sitting:
+        repeats, processes = [], []
+        for fresh in (True, False, True, True):
+            repeats.append(sitting.carry_out(experiment, 120.0, fresh=fresh))
+            assert sitting._lab is not None
+            workers = [worker.process.pid for worker in sitting._lab.workers]
+            processes.append((sitting._lab.aggregator.process.pid, *workers))
+    assert [repeat.state for repeat in repeats] == ["finished"] * 4, [repeat.reason for repeat in repeats]
+    assert len({repeat.weights_hash for repeat in repeats}) == 1
+    aggregators, workers = zip(*processes, strict=True)
+    assert aggregators[0] == aggregators[1] and len(set(aggregators)) == 3 and len(set(workers)) == 1
+    assert not any(psutil.pid_exists(process) for process in (*aggregators, *workers))
 
 
 def _interrupt_the_fourth_run(study: Study) -> None:

@@ -14,11 +14,12 @@ import queue
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
+from urllib.parse import urlsplit
 
 from roundtable.errors import InvalidSetting, NotPossible, Unreachable
 from roundtable.types import Seconds
@@ -110,6 +111,15 @@ class Native:
             with deferred():
                 self.workers.append(children.start(node.name, command, environment, log, self._ended))
 
+    def renew_aggregator(self) -> None:
+        """Another process in its place, at the same address; the workers find it by themselves. Raises
+        Unreachable."""
+        with deaf():
+            children.stop([self.aggregator], GRACE)
+        with deferred():
+            self.aggregator = _start_aggregator(self.folders, urlsplit(self.url).port or 0, self._ended, True)
+        _address(self.aggregator)
+
     def _ended(self, child: Child) -> None:
         if child.wanted:
             self.exits.put(child)
@@ -128,17 +138,8 @@ def native(folders: Folders, *, port: int = 0) -> Iterator[Native]:
         exits: queue.Queue[Child] = queue.Queue()
         try:
             with deferred():
-                aggregator = children.start(
-                    "aggregator",
-                    _command(folders, port),
-                    os.environ
-                    | {
-                        "PYTHONUNBUFFERED": "1",
-                        "REPORTS_DIR": str(folders.runs),
-                        "WORKERS_OUTLIVE_AGGREGATOR": "false",  # children, all of them
-                    },
-                    folders.logs / "aggregator.log",
-                    lambda child: exits.put(child) if child.wanted else None,
+                aggregator = _start_aggregator(
+                    folders, port, lambda child: exits.put(child) if child.wanted else None, False
                 )
             lab = Native(folders, aggregator, _address(aggregator), exits=exits)
             _write_address(lock, lab.url)
@@ -146,6 +147,7 @@ def native(folders: Folders, *, port: int = 0) -> Iterator[Native]:
         finally:
             with deaf():
                 children.stop(lab.workers if lab else [], GRACE)
+                aggregator = lab.aggregator if lab else aggregator
                 children.stop([aggregator] if aggregator else [], GRACE)
 
 
@@ -169,9 +171,18 @@ def attached(folders: Folders) -> Api | None:
     return Api(url, read_token(folders.state / "tokens" / "admin"))
 
 
-def _command(folders: Folders, port: int) -> list[str]:
+def _start_aggregator(
+    folders: Folders, port: int, on_exit: Callable[[Child], None], workers_are_there: bool
+) -> Child:
     options = ["--host", HOST, "--port", str(port), "--state-dir", str(folders.state), "--exit-on-eof"]
-    return [sys.executable, "-m", "aggregator", *options]
+    environment = os.environ | {
+        "PYTHONUNBUFFERED": "1",
+        "REPORTS_DIR": str(folders.runs),
+        # Children, all of them: those of a lab before this one are gone.
+        "WORKERS_OUTLIVE_AGGREGATOR": str(workers_are_there).lower(),
+    }
+    command, log = [sys.executable, "-m", "aggregator", *options], folders.logs / "aggregator.log"
+    return children.start("aggregator", command, environment, log, on_exit)
 
 
 def _address(aggregator: Child) -> str:

@@ -110,7 +110,8 @@ class Conduct:
             job = jobs[0]
             experiment, limit = job.cell.with_seed(job.seed), job.ready.section.study.time_limit
             keep = job.id in self.pictured and job.repeat == 0
-            repeat = self.sitting.carry_out(experiment, limit, keep)
+            fresh = "aggregator_memory" in job.ready.section.study.outcomes
+            repeat = self.sitting.carry_out(experiment, limit, keep, fresh)
             going.took(jobs[0].id, time.monotonic() - began)
             self._keep(jobs[0], repeat)
 

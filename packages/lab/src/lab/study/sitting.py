@@ -68,6 +68,7 @@ class Sitting:
     _api: Api | None = None
     _lab: Native | None = None
     _deaths: int = 0
+    _used: bool = False  # the aggregator's process has carried out a run
 
     def __enter__(self) -> Sitting:
         return self
@@ -77,8 +78,11 @@ class Sitting:
     ) -> None:
         self._close()
 
-    def carry_out(self, experiment: Experiment, limit: Seconds, keep: bool = False) -> Repeat:
-        """Run it anew to its end, whatever that is. `keep`: its last weights will be wanted (`weights_of`).
+    def carry_out(
+        self, experiment: Experiment, limit: Seconds, keep: bool = False, fresh: bool = False
+    ) -> Repeat:
+        """Run it anew to its end, whatever that is. `keep`: its last weights will be wanted (`weights_of`);
+        `fresh`: by an aggregator that has not run anything, since memory that a process had once it keeps.
 
         Raises StorageFull; where no lab can be had NotPossible (another one has the folder), InvalidSetting,
         Unreachable.
@@ -90,11 +94,13 @@ class Sitting:
         detail: RunDetail | None = None
         reason: str | None = None
         try:
+            if fresh and self._used and self._lab is not None:
+                self._renew(self._lab)
             api = self._up()
             view, _ = api.create(
                 CreateRun(experiment=experiment, again=True, start_workers=self._missing_workers(api))
             )
-            run = view.id
+            run, self._used = view.id, True
             watch.aggregator = self._lab.aggregator.process.pid if self._lab else None
             detail = follow(api, run, Progress(experiment), watch, self._lab)
             self.environment = detail.environment or self.environment
@@ -149,6 +155,10 @@ class Sitting:
         self._lab.start_workers(plain_nodes(self.workers))
         return self._api
 
+    def _renew(self, lab: Native) -> None:
+        lab.renew_aggregator()
+        self._api, self._used = self._stack.enter_context(lab.api()), False
+
     def _leave_alone(self, api: Api) -> None:
         """Raises NotPossible where a lab elsewhere is busy with somebody's run: it would be measured too."""
         busy = [view.id for view in api.runs() if view.state not in ENDED]
@@ -180,7 +190,7 @@ class Sitting:
 
     def _close(self) -> None:
         self._stack.close()
-        self._stack, self._api, self._lab = ExitStack(), None, None
+        self._stack, self._api, self._lab, self._used = ExitStack(), None, None, False
 
     # --- what came of it
 

@@ -15,6 +15,8 @@ from roundtable.errors import InvalidExperiment, InvalidInput
 from roundtable.experiment import Experiment, parse
 from roundtable.fleet import Load
 from roundtable.messages import RoundRecord, RunDetail, WorkerAccount
+from roundtable.tasks.digits import Digits
+from roundtable.weights import ArraySpec, Manifest
 
 SLOW = {"fraction": 0.5, "compute": 0.1, "up_mbit": 1.0, "down_mbit": 2.0, "latency_ms": 500}
 LOADS = [Load(1000, 250_000, 250_000) for _ in range(8)]
@@ -201,37 +203,77 @@ def test_clients_that_are_never_on_together_are_foreseen() -> None:
 def test_what_speeds_alone_make_impossible_is_found_without_the_model() -> None:
     cut = experiment({"slow": SLOW}, deadline=3.0, quorum=0.6)
     with pytest.raises(InvalidExperiment, match="the fastest 5 clients take 11 s"):
-        forecast.refuse_impossible(cut, [1000] * 8)
-    forecast.refuse_impossible(cut, [100] * 8)
-    forecast.refuse_impossible(parse({"name": "x", "task": "digits"}), [1] * 10)
+        forecast.refuse_impossible(cut, [1000] * 8, _not_needed)
+    waited_for = experiment({"slow": SLOW})
+    forecast.refuse_impossible(waited_for, [1000] * 8, _not_needed)
+    forecast.refuse_impossible(parse({"name": "x", "task": "digits"}), [1] * 10, _not_needed)
 
 
-def test_a_study_with_a_profile_that_makes_a_round_impossible_is_refused_before_it_starts(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "vain.toml"
-    file.write_text("""
+def test_where_a_deadline_makes_links_matter_the_model_is_weighed() -> None:
+    cut = experiment({"slow": SLOW}, deadline=3.0, quorum=0.6)
+    light = Manifest((ArraySpec("weights", (1_000,), "float32", True),))
+    forecast.refuse_impossible(cut, [100] * 8, lambda: light)
+    heavy = Manifest((ArraySpec("weights", (250_000,), "float32", True),))
+    with pytest.raises(InvalidExperiment, match="the fastest 5 clients take 14 s"):
+        forecast.refuse_impossible(cut, [100] * 8, lambda: heavy)
+
+
+def _not_needed() -> Manifest:
+    raise AssertionError("building a model takes seconds")
+
+
+VAIN = """
 name = "vain"
 title = "Vain"
 question = "Can it be?"
 outcomes = ["accuracy"]
-repeats = 1
+repeats = 3
 [experiment]
 task = "digits"
 [experiment.clients]
 count = 4
 [experiment.rounds]
 count = 2
+{deadline}
 [experiment.machines]
-clock = "virtual"
-samples_per_second = 1000
+{clock}
 [experiment.machines.profiles.slow]
-compute = 0.5
-[[factors]]
-name = "deadline"
-field = "rounds.deadline"
-levels = [0.5, 5.0]
-""")
+{profile}
+"""
+VIRTUAL = 'clock = "virtual"\nsamples_per_second = 1000'
+
+
+@pytest.mark.parametrize("clock", [VIRTUAL, 'clock = "real"'])
+def test_a_study_weighs_the_model_once_as_lab_check_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, clock: str
+) -> None:
+    built = []
+
+    def build(self: Digits) -> object:
+        built.append(self)
+        return model(self)
+
+    model = Digits.model
+    monkeypatch.setattr(Digits, "model", build)
+    file = tmp_path / "vain.toml"
+    file.write_text(VAIN.format(deadline="deadline = 5.0", clock=clock, profile="up_mbit = 0.01"))
+    assert run_app(["study", "check", str(file)]) != 0
+    (said,) = capsys.readouterr().err.splitlines()
+    assert (
+        "vain: cell one, seed 1: rounds.deadline: found 5," in said and "the fastest 4 clients take" in said
+    )
+    file.write_text(VAIN.format(deadline="deadline = 5.0", clock=clock, profile="up_mbit = 10"))
+    built.clear()
+    assert run_app(["study", "check", str(file)]) == 0
+    assert len(built) == 1
+
+
+def test_a_study_with_a_profile_that_makes_a_round_impossible_is_refused_before_it_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "vain.toml"
+    factor = '[[factors]]\nname = "deadline"\nfield = "rounds.deadline"\nlevels = [0.5, 5.0]\n'
+    file.write_text(VAIN.format(deadline="", clock=VIRTUAL, profile="compute = 0.5") + factor)
     assert run_app(["study", "check", str(file)]) != 0
     said = capsys.readouterr().err
     assert "deadline-0p5" in said and "rounds.deadline: found 0.5" in said

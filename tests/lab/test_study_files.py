@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab.native import Folders
 from lab.study import ready
-from lab.study.cells import cells, centralized, slug
+from lab.study.cells import LONGEST, cells, centralized, slug
 from lab.study.files import InvalidStudy, Study, load, merged
 from roundtable.errors import InvalidData
 from roundtable.experiment import Experiment, parse
@@ -166,6 +166,96 @@ def test_a_mistake_is_one_line_that_names_it(tmp_path: Path, text: tuple[str, st
     assert type(caught.value).__module__.startswith(("roundtable", "lab"))
     lines = str(caught.value).splitlines()
     assert any(all(word in line for word in words) for line in lines), lines
+
+
+@pytest.mark.parametrize(
+    ("levels", "both"),
+    [
+        ('[{ name = "A b", set = { clients = { count = 2 } } }, { name = "a-b", set = {} }]', ["A b", "a-b"]),
+        ('[{ name = "1", set = {} }, { name = "-1", set = { clients = { count = 2 } } }]', ["1", "-1"]),
+    ],
+)
+def test_levels_that_would_be_one_cell_are_refused_and_both_named(
+    tmp_path: Path, levels: str, both: list[str]
+) -> None:
+    with pytest.raises(InvalidStudy) as caught:
+        cells(section(tiny(tmp_path, levels)))
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith("tiny: factor clients: levels: found") and all(f'"{one}"' in line for one in both)
+
+
+@pytest.mark.parametrize(("field", "levels"), [("seed", "[1, 2]"), ("name", '["a", "b"]')])
+def test_a_factor_that_its_cells_overwrite_is_refused(tmp_path: Path, field: str, levels: str) -> None:
+    path = tiny(tmp_path, levels)
+    path.write_text(path.read_text().replace('"clients.count"', f'"{field}"'))
+    with pytest.raises(
+        InvalidStudy, match=f"^tiny: factor clients = .: {field}: found.*each cell has of its"
+    ):
+        cells(section(path))
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [
+        '[{ name = "few", set = { clients = { count = 3 } } }]',
+        '[{ name = "few", set = { "clients.count" = 3 } }, { name = "as it is", set = {} }]',
+        '[{ name = "few", set = { "clients.count" = 3, "training.epochs" = 2 } }]',
+    ],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_two_factors_that_set_one_field_are_refused(tmp_path: Path, levels: str, first: bool) -> None:
+    path = tiny(tmp_path)
+    other = f'[[factors]]\nname = "other"\nlevels = {levels}\n'
+    text = path.read_text()
+    path.write_text(text.replace("[[factors]]", f"{other}\n[[factors]]") if first else f"{text}\n{other}")
+    with pytest.raises(InvalidStudy) as caught:
+        cells(section(path))
+    (line,) = str(caught.value).splitlines()
+    early, late = ("other = few", "clients") if first else ("clients = 2", "other")
+    assert f"factor {early}: clients.count: found a field that factor {late} sets as well" in line
+
+
+def test_named_levels_may_set_one_field_both_while_each_does_something(tmp_path: Path) -> None:
+    path = tiny(tmp_path, '[{ name = "few", set = { "clients.count" = 3, "rounds.count" = 9 } }]')
+    more = '[{ name = "long", set = { "rounds.count" = 20, "training.epochs" = 2 } }]'
+    path.write_text(f'{path.read_text()}\n[[factors]]\nname = "work"\nlevels = {more}\n')
+    (cell,) = cells(section(path))
+    assert (cell.experiment.rounds.count, cell.experiment.clients.count) == (20, 3)
+    path.write_text(path.read_text().replace('"clients.count" = 3, ', ""))
+    with pytest.raises(InvalidStudy, match=r"clients = few: rounds\.count: found.*factor work sets as well"):
+        cells(section(path))
+
+
+def test_a_choice_that_takes_the_place_of_what_another_factor_set_is_refused_and_not_the_reverse(
+    tmp_path: Path,
+) -> None:
+    kind = '{ name = "skew", set = { partition = { kind = "dirichlet" } } }'
+    alpha = '[[factors]]\nname = "alpha"\nfield = "partition.alpha"\nlevels = [0.1, 1.0]\n'
+    path = tiny(tmp_path, f"[{kind}]")
+    text = path.read_text()
+    path.write_text(f"{text}\n{alpha}")
+    assert [cell.experiment.partition.model_dump()["alpha"] for cell in cells(section(path))] == [0.1, 1.0]
+    path.write_text(text.replace("[[factors]]", f"{alpha}\n[[factors]]"))
+    with pytest.raises(InvalidStudy, match=r"alpha = 0\.1: partition\.alpha: found.*factor clients sets as"):
+        cells(section(path))
+
+
+def test_factors_may_share_a_table_and_leave_one_as_it_is(tmp_path: Path) -> None:
+    path = tiny(tmp_path, '[{ name = "all", set = { clients = {} } }]')
+    half = '[{ name = "half", set = { clients = { fraction = 0.5 } } }]'
+    path.write_text(f'{path.read_text()}\n[[factors]]\nname = "asked"\nlevels = {half}\n')
+    (cell,) = cells(section(path))
+    assert cell.experiment.clients.fraction == 0.5 and cell.experiment.clients.count == 4
+
+
+def test_a_cell_whose_name_no_file_could_have_is_refused_with_the_limit(tmp_path: Path) -> None:
+    def level(letters: int) -> str:
+        return f'[{{ name = "{"n" * letters}", set = {{}} }}]'
+
+    (cell,) = cells(section(tiny(tmp_path, level(LONGEST - len("clients-")))))
+    (tmp_path / f".{cell.id}.json.4194304").write_text("a draft of its record")
+    with pytest.raises(InvalidStudy, match=rf"a name of {LONGEST + 1} letters.*at most {LONGEST}"):
+        cells(section(tiny(tmp_path, level(LONGEST + 1 - len("clients-")))))
 
 
 def test_a_profile_that_makes_every_round_impossible_is_refused_before_anything_starts(

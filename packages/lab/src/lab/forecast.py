@@ -9,7 +9,7 @@ clients and of the model alone. For the real clock it is what links and speeds a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -54,20 +54,26 @@ def forecast(experiment: Experiment, spread: Spread, folders: Folders) -> Foreca
     machines = experiment.machines
     if machines.clock == "real" and not machines.profiles:
         return None
-    manifest, sizes = _manifest(experiment, folders), [sum(row) for row in spread.counts]
-    return of_loads(
-        experiment, [Load.of(experiment, manifest, _trained_on(experiment, size)) for size in sizes]
-    )
+    sizes = [sum(row) for row in spread.counts]
+    return of_loads(experiment, _loads(experiment, weighed(experiment, folders), sizes))
 
 
-def refuse_impossible(experiment: Experiment, sizes: Sequence[int]) -> None:
-    """By speeds, latencies and losses alone, without the model and its bytes: quick, and not too strict.
+def refuse_impossible(experiment: Experiment, sizes: Sequence[int], weigh: Callable[[], Manifest]) -> None:
+    """By speeds, latencies and losses alone, which is quick; then, where a deadline makes links matter, with
+    the model's bytes, whose arrays `weigh` tells.
 
     `sizes`: examples of each client. Raises InvalidExperiment.
     """
-    if experiment.machines.profiles or experiment.machines.clock == "virtual":
-        epochs = experiment.training.epochs
-        of_loads(experiment, [Load(epochs * _trained_on(experiment, size), 0, 0) for size in sizes])
+    machines = experiment.machines
+    if machines.profiles or machines.clock == "virtual":
+        of_loads(experiment, _loads(experiment, Manifest(()), sizes))
+    links = any(profile.up_mbit or profile.down_mbit for profile in machines.profiles.values())
+    if links and experiment.rounds.deadline is not None:
+        of_loads(experiment, _loads(experiment, weigh(), sizes))
+
+
+def _loads(experiment: Experiment, manifest: Manifest, sizes: Sequence[int]) -> list[Load]:
+    return [Load.of(experiment, manifest, _trained_on(experiment, size)) for size in sizes]
 
 
 def of_loads(experiment: Experiment, loads: Sequence[Load]) -> Forecast:
@@ -186,8 +192,8 @@ def _compute(experiment: Experiment, conditions: Conditions, load: Load) -> Seco
     return None if speed is None else load.samples / (speed * conditions.compute)
 
 
-def _manifest(experiment: Experiment, folders: Folders) -> Manifest:
-    """Of the task's model, whose names do not matter here."""
+def weighed(experiment: Experiment, folders: Folders) -> Manifest:
+    """The arrays of the task's model, whose names do not matter here. Raises InvalidTask."""
     task = data.task_of(experiment, folders.tasks).task
     model: Any = task.model()  # imports TensorFlow: seconds
     variables = [variable for variable in model.weights if "seed_generator" not in str(variable.path)]

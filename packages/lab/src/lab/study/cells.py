@@ -16,9 +16,11 @@ from typing import Literal
 from roundtable.errors import InvalidExperiment
 from roundtable.experiment import Experiment, parse
 
-from lab.study.files import Body, Factor, InvalidStudy, Level, Section, level_name, merged
+from lab.study.files import Body, Factor, InvalidStudy, Level, Section, level_name, merged, shown
 
 CENTRALIZED = "centralized"
+LONGEST = 200  # letters of a cell's id: a file's name, with what is put around it, may have 255
+_OF_THE_CELL = ("seed", "name")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Cell:
 
 def cells(section: Section) -> tuple[Cell, ...]:
     """The section's cells in its file's order, then its baselines. Raises InvalidStudy."""
+    for factor in section.study.factors:
+        _check_told_apart(section.key, factor)
     found, wrong = [], []
     for levels in _combinations(section):
         try:
@@ -49,7 +53,30 @@ def cells(section: Section) -> tuple[Cell, ...]:
             line.split(": ", 2)[-1]: line for line in reversed(wrong)
         }  # one line a fault, not one a cell
         raise InvalidStudy("\n".join(reversed(first.values())))
-    return (*found, *_baselines(section, found))
+    every = (*found, *_baselines(section, found))
+    _check_length(section.key, every)
+    return every
+
+
+def _check_told_apart(key: str, factor: Factor) -> None:
+    """Two levels of one slug would be one cell, run with the settings of the first and called both."""
+    taken: dict[str, str] = {}
+    for name in map(level_name, factor.levels):
+        other = taken.setdefault(slug(name), name)
+        if other != name:
+            raise InvalidStudy(
+                f"{key}: factor {factor.name}: levels: found {shown(other)} and {shown(name)}, both "
+                f"{slug(name)} in a cell's name; allowed: levels that differ in more than capitals and signs"
+            )
+
+
+def _check_length(key: str, found: tuple[Cell, ...]) -> None:
+    cell = max(found, key=lambda cell: len(cell.id))
+    if len(cell.id) > LONGEST:
+        raise InvalidStudy(
+            f"{key}: cell {cell.id[:30]}…: found a name of {len(cell.id)} letters, made of its factors and "
+            f"levels; allowed: at most {LONGEST}, for it names a file: shorten the names of levels"
+        )
 
 
 def _combinations(section: Section) -> Iterator[dict[str, tuple[Factor, object]]]:
@@ -78,6 +105,8 @@ def _cell(section: Section, levels: dict[str, tuple[Factor, object]]) -> Cell:
             typical = max(filter(None, (typical, level.typical_rounds)), default=None)
         else:
             changes = {str(factor.field): level}
+        _refuse_own(f"{section.key}: factor {name} = {names[name]}", changes)
+        _refuse_twice(section.key, name, level, changes, touched)
         body = merged(body, changes)
         touched |= dict.fromkeys(_paths(changes), f"{name} = {names[name]}")
     id = "_".join(f"{name}-{slug(level)}" for name, level in names.items()) or "one"
@@ -87,6 +116,39 @@ def _cell(section: Section, levels: dict[str, tuple[Factor, object]]) -> Cell:
     except InvalidExperiment as error:
         lines = [_blamed(section.key, line, touched) for line in str(error).splitlines()]
         raise InvalidStudy("\n".join(lines)) from None
+
+
+def _refuse_own(where: str, changes: Body) -> None:
+    for path in _paths(changes):
+        if path in _OF_THE_CELL:
+            raise InvalidStudy(
+                f"{where}: {path}: found a field that each cell has of its own; allowed: any other field (a "
+                "study's `seeds` are its repeats')"
+            )
+
+
+def _refuse_twice(key: str, factor: str, level: object, changes: Body, touched: dict[str, str]) -> None:
+    """Takes from `touched` what this level sets anew. Raises InvalidStudy where nothing would be left of
+    another's, or where values of one field are in question: those would not be what they are called.
+    """
+    paths = (*_paths(changes), *_replaced(changes))
+    for touch in [*touched]:
+        if any(f"{path}.".startswith(f"{touch}.") or touch.startswith(f"{path}.") for path in paths):
+            other = touched.pop(touch)
+            if other not in touched.values() or not isinstance(level, Level):
+                raise InvalidStudy(
+                    f"{key}: factor {other}: {touch}: found a field that factor {factor} sets as well; "
+                    "allowed: one of them: make one factor of the two, with levels { name, set }"
+                )
+
+
+def _replaced(changes: Body, before: str = "") -> Iterator[str]:
+    """Tables whose place others take as a whole (see `merged`)."""
+    for path, value in changes.items():
+        if isinstance(value, dict):
+            if value.keys() & {"kind", "name"}:
+                yield f"{before}{path}"
+            yield from _replaced(value, f"{before}{path}.")
 
 
 def _blamed(key: str, line: str, touched: dict[str, str]) -> str:
@@ -101,7 +163,7 @@ def _blamed(key: str, line: str, touched: dict[str, str]) -> str:
 
 def _paths(changes: Body, before: str = "") -> Iterator[str]:
     for path, value in changes.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict):  # an empty one changes nothing
             yield from _paths(value, f"{before}{path}.")
         else:
             yield f"{before}{path}"

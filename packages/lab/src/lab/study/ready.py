@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 
 from roundtable.errors import InvalidData, InvalidInput, InvalidTask
 from roundtable.experiment import Experiment
 from roundtable.types import Array
+from roundtable.weights import Manifest
 
 from lab import data, forecast
 from lab.native import Folders
@@ -65,18 +68,27 @@ def _check_outcomes(study: Study) -> None:
 
 
 class _Shelf:
-    """Tasks and their labels, each read once."""
+    """Tasks, their labels and what their models weigh, each read once."""
 
     def __init__(self, folders: Folders, elsewhere: bool) -> None:
         self.folders, self.elsewhere = folders, elsewhere
         self._labels: dict[str, tuple[str | None, Array | None]] = {}
+        self._manifests: dict[str, Manifest] = {}
 
     def of(self, experiment: Experiment) -> tuple[str | None, Array | None]:
         """The task's hash, and the training set's labels [n]."""
-        key = f"{experiment.task} {sorted(experiment.task_options.items())}"
+        key = _task(experiment)
         if key not in self._labels:
             self._labels[key] = self._read(experiment)
         return self._labels[key]
+
+    def manifest(self, experiment: Experiment) -> Manifest:
+        """Of the model, which takes seconds to build; nothing where this machine cannot."""
+        key = _task(experiment)
+        if key not in self._manifests:
+            here = find_spec("tensorflow") is not None
+            self._manifests[key] = forecast.weighed(experiment, self.folders) if here else Manifest(())
+        return self._manifests[key]
 
     def _read(self, experiment: Experiment) -> tuple[str | None, Array | None]:
         try:
@@ -86,6 +98,10 @@ class _Shelf:
             if self.elsewhere:
                 return None, None
             raise
+
+
+def _task(experiment: Experiment) -> str:
+    return f"{experiment.task} {sorted(experiment.task_options.items())}"
 
 
 def _section(section: Section, shelf: _Shelf) -> Ready:
@@ -100,11 +116,11 @@ def _section(section: Section, shelf: _Shelf) -> Ready:
         versions_of[cell.id] = known[key]
         examples[cell.id] = 0 if labels is None else len(labels)
         if labels is not None:
-            _split(section, cell, labels)
+            _split(section, cell, labels, shelf)
     return Ready(section, found, versions_of, examples)
 
 
-def _split(section: Section, cell: Cell, labels: Array) -> None:
+def _split(section: Section, cell: Cell, labels: Array, shelf: _Shelf) -> None:
     """Raises InvalidStudy where a seed's data cannot be dealt out so."""
     if cell.experiment.partition.kind == "pinned":
         raise InvalidStudy(
@@ -116,6 +132,7 @@ def _split(section: Section, cell: Cell, labels: Array) -> None:
         try:
             parts = cell.experiment.partition.split(labels, cell.experiment.clients.count, seed)
             seeded = cell.experiment.model_copy(update={"seed": seed})
-            forecast.refuse_impossible(seeded, [len(part) for part in parts])
+            sizes = [len(part) for part in parts]
+            forecast.refuse_impossible(seeded, sizes, partial(shelf.manifest, seeded))
         except InvalidInput as error:
             raise InvalidStudy(f"{section.key}: cell {cell.id}, seed {seed}: {error}") from None

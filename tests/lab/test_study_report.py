@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab.study import claims, curves, grids, page, plots, words
 from lab.study.cells import Cell
-from lab.study.effects import effects, ranked, strata
+from lab.study.effects import effects, effects_of, ranked, strata
 from lab.study.files import Section, Study, load
 from lab.study.intervals import Interval, holm, interval, paired
 from lab.study.measures import Target, named
@@ -103,10 +103,15 @@ def test_only_seeds_that_both_have_are_compared_and_one_pair_allows_no_verdict()
 
 def test_repeats_that_are_all_alike_are_a_fact_in_bytes_and_little_in_whole_rounds() -> None:
     ones, twos = _by_seed([1.0, 1.0, 1.0]), _by_seed([2.0, 2.0, 2.0])
-    exact, rounds = paired(ones, twos), paired(ones, twos, step=1.0)
+    exact, rounds = paired(ones, twos), paired(ones, twos, (1.0, 1.0))
     assert exact.constant and exact.verdict(exact.p) == "difference"
     assert rounds.half == pytest.approx(stats.t.ppf(0.975, 2) / np.sqrt(6) / np.sqrt(3))
     assert rounds.verdict(rounds.p) == "no difference shown"
+    uneven = paired(ones, twos, (3.0, 4.0))
+    assert uneven.half == pytest.approx(stats.t.ppf(0.975, 2) * 5 / np.sqrt(12) / np.sqrt(3))
+    assert interval([3.0] * 3, 5.0).half == pytest.approx(
+        stats.t.ppf(0.975, 2) * 5 / np.sqrt(12) / np.sqrt(3)
+    )
     nearly = paired(ones, dict.fromkeys(ones, 1.0 + 1e-15))
     assert nearly.verdict(nearly.p) == "the same"
 
@@ -153,6 +158,35 @@ def test_what_reaching_the_target_takes_counts_up_to_that_round(tmp_path: Path) 
         "joules": None,
     }
     assert named("accuracy", study).of(a_repeat(1, (0.9,), state="failed", reason="x")) is None
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_what_a_target_takes_is_known_to_an_evaluation_of_its_own_cell(tmp_path: Path, every: int) -> None:
+    part = section(tiny(tmp_path, more=f"[experiment.evaluation]\nevery = {every}"))
+    found = records(part, lambda _cell, _seed: 0.9)
+    slow = found["clients-8"]
+    longer = [
+        repeat.model_copy(
+            update={"rounds": tuple(r.model_copy(update={"seconds": 12.8}) for r in repeat.rounds)}
+        )
+        for repeat in slow.repeats
+    ]
+    own = summary(part, found | {"clients-8": slow.model_copy(update={"repeats": tuple(longer)})})
+    fast, late = own.rows
+    steps = {name: [row.step(named(name, part.study)) for row in (fast, late)] for name in (
+        "rounds_to_target", "seconds_to_target", "bytes_to_target", "accuracy", "rounds"
+    )}  # fmt: skip
+    assert steps["rounds_to_target"] == [every, every]
+    assert steps["seconds_to_target"] == pytest.approx([0.5 * every, 12.8 * every])
+    assert steps["bytes_to_target"] == [2 * every, 2 * every]
+    assert steps["accuracy"] == steps["rounds"] == [0, 0]
+    (whole,) = strata(own, own.factors[0])
+    (effect,) = effects_of(own, whole, named("seconds_to_target", part.study))
+    assert effect.difference.mean == pytest.approx(3 * 12.3)  # in each of the three repeats
+    spread = np.hypot(0.5 * every, 12.8 * every) / np.sqrt(12)
+    assert effect.difference.half == pytest.approx(stats.t.ppf(0.975, 2) * spread / np.sqrt(3))
+    assert effect.difference.p is not None and effect.difference.p > 0
+    assert effect.verdict == ("difference" if every == 1 else "no difference shown")
 
 
 # --- the report
@@ -422,10 +456,44 @@ def test_a_target_that_some_repeats_miss_is_never_compared(tmp_path: Path) -> No
     reach = {("clients-2", 1), ("clients-2", 2), ("clients-4", 1), ("clients-4", 2), ("clients-4", 3)}
     own = summary(part, records(part, lambda cell, seed: 0.9 if (cell.id, seed) in reach else 0.5))
     told = next(said for said in words.of_section(own) if said.startswith("Rounds to 80 %"))
-    assert "3.0 (the same in all 2 repeats, reached in 2 of 3) at 2" in told
+    assert "is 3.0 (the same in all 3 repeats) at 4. Reached in some repeats alone: 2 (2 of 3)." in told
     assert "Not reached in any repeat: 8." in told
     assert "4 cannot be compared with 2: not every repeat got there." in told
     assert "Against" not in told and "goes from" not in told
+    (whole,) = strata(own, own.factors[0])
+    _, table = grids.of_factor(own, whole) or ("", None)
+    assert table is not None and [row[3:] for row in table.rows] == [
+        ("3.0 (2 of 3)", "–"),
+        (f"3.0 ± {stats.t.ppf(0.975, 2) / np.sqrt(12 * 3):.1f} (3)", "–"),
+        ("not in 3", "–"),
+    ]
+    lines = list(csv.DictReader(grids.effects_csv([own]).splitlines()))
+    missed = [line for line in lines if line["outcome"] == "rounds_to_target"]
+    assert [line["verdict"] for line in missed] == ["not in every repeat"] * 2
+    assert not any(line[name] for line in missed for name in ("difference", "low", "high", "p"))
+    assert "rounds to 80 %" not in ranked([own])
+
+
+def test_a_mean_of_those_that_reached_a_target_is_drawn_hollow_and_no_line_leads_there(
+    tmp_path: Path,
+) -> None:
+    path = tiny(tmp_path, "[2, 4, 8]")
+    path.write_text(
+        path.read_text().replace('field = "clients.count"', 'field = "clients.count"\nscale = "log"')
+    )
+    part = section(path)
+    own = summary(part, records(part, lambda cell, seed: 0.5 if (cell.id, seed) == ("clients-4", 1) else 0.9))
+    axes, (factor,) = Figure().subplots(), own.factors
+    plots._levels(axes, own, factor, named("rounds_to_target", part.study))
+    (bars,) = axes.containers
+    assert [np.isnan(y) for y in bars.lines[0].get_ydata()] == [False, True, False]
+    hollow = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
+    assert [(list(line.get_xdata()), list(line.get_ydata())) for line in hollow] == [([4.0], [3.0])]
+    seeds = [line for line in axes.lines if line.get_linewidth() == 0.7]
+    assert sum(bool(np.isnan(line.get_ydata()).any()) for line in seeds) == 1
+    drawn = plots.effect(own, factor)
+    assert drawn is not None and "hollow: the mean of those repeats alone" in drawn.legend
+    assert "4 (2 of 3)" in " ".join(words.of_section(own))
 
 
 def test_where_levels_are_a_choice_it_is_said_which_help_and_which_do_not(tmp_path: Path) -> None:
@@ -441,8 +509,22 @@ def test_where_levels_are_a_choice_it_is_said_which_help_and_which_do_not(tmp_pa
     assert "Shown to do worse than 2: 8 in test accuracy." in told
     assert "Not shown to help or to harm in any outcome: 16." in told
     assert "nothing here is shown to help" not in told
+    assert "4 reached 80 % in 3 of 3 repeats, 2 in 0 of 3: what that takes is not compared." in told
+    assert "8 reached 80 %" not in told
     none = summary(part, records(part, lambda _cell, seed: 0.7 + seed / 1000))
     assert "So nothing here is shown to help over 2." in " ".join(words.of_section(none))
+
+
+def test_a_remedy_that_missed_the_target_once_is_not_said_to_do_no_harm(tmp_path: Path) -> None:
+    path = tiny(tmp_path, "[2, 4, 8]")
+    path.write_text(path.read_text().replace('name = "clients"', 'name = "clients"\nchoice = true', 1))
+    part = section(path)
+    ends = {("clients-8", 1): 0.79, ("clients-4", 1): 0.81}
+    told = " ".join(
+        words.of_section(summary(part, records(part, lambda cell, seed: ends.get((cell.id, seed), 0.9))))
+    )
+    assert "Not shown to help or to harm in any outcome: 4." in told
+    assert "8 reached 80 % in 2 of 3 repeats, 2 in 3 of 3: what that takes is not compared." in told
 
 
 def test_an_interval_is_told_and_drawn_as_far_as_its_values_can_lie(tmp_path: Path) -> None:
@@ -524,9 +606,9 @@ def test_energy_and_windows_in_grafana_are_shown_where_there_are_any(tmp_path: P
     report = page.gather(part.study, [part], tmp_path / "out", "{cell}{seed}")
     written = page.write(report, tmp_path / "made").read_text()
     assert written.count(f'href="{window.replace("&", "&amp;")}"') == 6
-    assert (
-        "energy to 80 %, J" in written and "90 ± 0 (3)" in written and "of the processors by RAPL" in written
-    )
+    half = stats.t.ppf(0.975, 2) * 30 / np.sqrt(12 * 3)  # three rounds of 30 J: known to a round's
+    for text in ("energy to 80 %, J", f"90 ± {half:.0f} (3)", "of the processors by RAPL"):
+        assert text in written
     plain = page.write(_report(tmp_path / "other", part), tmp_path / "plain").read_text()
     assert "energy to" not in plain and "In Grafana" not in plain
 
@@ -571,6 +653,7 @@ def test_a_target_not_reached_is_said_and_not_averaged_away() -> None:
     assert (found.n, found.asked, found.mean) == (2, 3, 3.5)
     study = Study(name="x", experiment={"task": "digits"}, target=0.9)
     measure = named("rounds_to_target", study)
-    assert "reached in 2 of 3" in words.shown(measure, found)
+    assert words.shown(measure, found) == "3.5 (mean of the 2 of 3 repeats that reached it)"
+    assert found.half is found.low is None
     assert words.shown(measure, Interval((), asked=3)) == "not reached in any of 3 repeats"
     assert words.shown(named("joules", study), Interval((), asked=3)) == "nothing measured"

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from lab.study.effects import Effect, effects
 from lab.study.files import Factor, level_name
+from lab.study.measures import target_words
 from lab.study.summary import Summary
 
 
@@ -99,7 +100,12 @@ def of_choice(summary: Summary, factor: Factor) -> str:
     """Which levels are shown to do better than the first, in what, and which are not."""
     better, worse, neither = [], [], []
     first = level_name(factor.levels[0])
-    judged = [e for e in effects(summary) if e.factor is factor and e.measure.better and _says(e)]
+    found = [e for e in effects(summary) if e.factor is factor]
+    judged = [e for e in found if e.measure.better and _says(e)]
+    partly: dict[str, Effect] = {}
+    for effect in found:
+        if effect.measure.target and effect.difference.a.n != effect.difference.b.n:
+            partly.setdefault(effect.level, effect)
     for name in map(level_name, factor.levels[1:]):
         own = [effect for effect in judged if effect.level == name]
         apart = [effect for effect in own if effect.verdict == "difference"]
@@ -109,7 +115,7 @@ def of_choice(summary: Summary, factor: Factor) -> str:
             better.append(f"{name} in {listed(good)}")
         if bad:
             worse.append(f"{name} in {listed(bad)}")
-        if own and not apart:
+        if own and not apart and name not in partly:
             neither.append(name)
     said = []
     if better:
@@ -118,9 +124,20 @@ def of_choice(summary: Summary, factor: Factor) -> str:
         said.append(f"Shown to do worse than {first}: {'; '.join(worse)}.")
     if neither:
         said.append(f"Not shown to help or to harm in any outcome: {listed(neither)}.")
+    said += [_reached(effect) for effect in partly.values()]
     if judged and not better:
         said.append(f"So nothing here is shown to help over {first}.")
     return " ".join(said)
+
+
+def _reached(effect: Effect) -> str:
+    """How often, where a target that some repeats missed leaves nothing to compare."""
+    first, own = effect.difference.a, effect.difference.b
+    assert effect.measure.target is not None
+    return (
+        f"{capital(effect.level)} reached {target_words(effect.measure.target)} in {own.n} of {own.asked} "
+        f"repeats, {effect.reference} in {first.n} of {first.asked}: what that takes is not compared."
+    )
 
 
 def _says(effect: Effect) -> bool:

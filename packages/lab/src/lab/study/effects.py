@@ -77,7 +77,12 @@ class Stratum:
         return row.cell.levels[self.factor.name]
 
     def level(self, level: str, measure: Measure) -> Interval:
-        return interval(list(self.by_seed(level, measure).values()))
+        return interval(list(self.by_seed(level, measure).values()), self.step(level, measure))
+
+    def step(self, level: str, measure: Measure) -> float:
+        """The mean of its cells': those of a seed may all end at one evaluation, so their roundings stay."""
+        steps = [row.step(measure) for row in self.even if self._at(row) == level]
+        return sum(steps) / len(steps) if steps else 0.0
 
 
 @dataclass(frozen=True)
@@ -141,7 +146,10 @@ def effects_of(found: Summary, stratum: Stratum, measure: Measure) -> list[Effec
         return []
     others = [name for name in names if name != first]
     values = stratum.by_seed(first, measure)
-    differences = [paired(values, stratum.by_seed(name, measure), measure.step) for name in others]
+    steps = {name: stratum.step(name, measure) for name in names}
+    differences = [
+        paired(values, stratum.by_seed(name, measure), (steps[first], steps[name])) for name in others
+    ]
     adjusted = holm([difference.p for difference in differences])
     return [
         Effect(

@@ -92,7 +92,7 @@ def _told(measure: Measure, value: Interval, row: Row) -> str:
 
 def _amount(measure: Measure, value: Interval) -> str:
     if value.mean is None:
-        reaching = value.asked and measure.name.endswith("_to_target")
+        reaching = value.asked and measure.target
         return f"not in {value.asked}" if reaching else "–"
     half = "" if value.half is None else f" ± {measure.shown(value.half, unit=False)}"
     count = f"{value.n}" if value.n == value.asked else f"{value.n} of {value.asked}"

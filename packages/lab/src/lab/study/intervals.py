@@ -50,10 +50,16 @@ class _Around:
 
 @dataclass(frozen=True)
 class Interval(_Around):
-    """The mean of n values, and the 95 % interval around it where n > 1. `asked`: repeats that finished."""
+    """The mean of n values, and the 95 % interval around it where n > 1. `asked`: repeats that finished.
+
+    Of some that reached a target there is no interval: they are the lucky ones, not a sample of all.
+    `step`: what the values are known to. Even where they are all alike their spread is not taken for less
+    than that of its rounding, step ÷ √12 (Sheppard 1898).
+    """
 
     values: tuple[float, ...]
     asked: int
+    step: float = 0.0
 
     @property
     def n(self) -> int:
@@ -70,9 +76,15 @@ class Interval(_Around):
 
     @property
     def half(self) -> float | None:
-        if self.n < 2:
+        if self.n < 2 or not self.whole:
             return None
-        return _half(statistics.stdev(self.values) / math.sqrt(self.n), self.n)
+        spread = max(statistics.stdev(self.values), self.step / math.sqrt(12))
+        return _half(spread / math.sqrt(self.n), self.n)
+
+    @property
+    def alike(self) -> bool:
+        """Whether all values are the very same."""
+        return self.n > 1 and min(self.values) == max(self.values)
 
     @property
     def another(self) -> tuple[float, float] | None:
@@ -91,27 +103,26 @@ def _half(error: float, n: int) -> float:
     return float(stats.t.ppf(0.5 + LEVEL / 2, n - 1)) * error
 
 
-def interval(values: Sequence[float | None]) -> Interval:
+def interval(values: Sequence[float | None], step: float = 0.0) -> Interval:
     """Of those that are there."""
-    return Interval(tuple(value for value in values if value is not None), len(values))
+    return Interval(tuple(value for value in values if value is not None), len(values), step)
 
 
 @dataclass(frozen=True)
 class Difference(_Around):
     """`b` − `a`, over the seeds that both have finished: `each` is the differences, one a seed.
 
-    `step`: what the values are counted in. Rounds are known to a round, so that even where the differences
-    are all alike their spread is not taken for less than that of two roundings, step ÷ √6 (Sheppard 1898).
+    Nothing is told of some seeds alone, as of those that reached a target. The spread of the differences is
+    not taken for less than that of the rounding at either side (`Interval.step`).
     """
 
     a: Interval
     b: Interval
     each: Interval
-    step: float = 0.0
 
     @property
     def mean(self) -> float | None:
-        return self.each.mean
+        return self.each.mean if self.each.whole else None
 
     @property
     def half(self) -> float | None:
@@ -126,7 +137,7 @@ class Difference(_Around):
     @property
     def p(self) -> float | None:
         """Of the paired t test, two-sided: how likely it is so large by chance where there is none."""
-        if self.mean is None or self._error is None or not self.each.whole:
+        if self.mean is None or self._error is None:
             return None
         if self.constant and abs(self.mean) <= self._rounding:
             return 1.0
@@ -163,9 +174,9 @@ class Difference(_Around):
     @property
     def _error(self) -> float | None:
         """The standard error of its mean."""
-        if self.each.n < 2:
+        if self.each.n < 2 or not self.each.whole:
             return None
-        spread = max(statistics.stdev(self.each.values), self.step / math.sqrt(6))
+        spread = max(statistics.stdev(self.each.values), math.hypot(self.a.step, self.b.step) / math.sqrt(12))
         return spread / math.sqrt(self.each.n)
 
     @property
@@ -173,13 +184,18 @@ class Difference(_Around):
         return _ROUNDING * max(map(abs, (*self.a.values, *self.b.values)), default=0.0)
 
 
-def paired(a: Mapping[int, float | None], b: Mapping[int, float | None], step: float = 0.0) -> Difference:
-    """Of values by seed, None where a finished repeat has none; seeds that one of them lacks are left out."""
+def paired(
+    a: Mapping[int, float | None], b: Mapping[int, float | None], steps: tuple[float, float] = (0.0, 0.0)
+) -> Difference:
+    """Of values by seed, None where a finished repeat has none; seeds that one of them lacks are left out.
+
+    `steps`: what those of `a` and those of `b` are known to.
+    """
     seeds = sorted(a.keys() & b.keys())
     both = [(a[seed], b[seed]) for seed in seeds]
     each = [None if one is None or other is None else other - one for one, other in both]
-    one, other = interval([pair[0] for pair in both]), interval([pair[1] for pair in both])
-    return Difference(one, other, interval(each), step)
+    one, other = (interval([pair[side] for pair in both], steps[side]) for side in (0, 1))
+    return Difference(one, other, interval(each))
 
 
 def holm(chances: Sequence[float | None]) -> list[float | None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from roundtable.types import Seconds
@@ -46,16 +46,12 @@ class Measure:
     read: Callable[[Repeat], float | None]
     scale: float = 1.0
     digits: int = 2
+    target: Target | None = None  # of what reaching it takes
 
     @property
     def clocked(self) -> bool:
         """Whether it is of the experiment's own clock, real or virtual."""
         return self.name in ("seconds", "round_clock", "seconds_to_target")
-
-    @property
-    def step(self) -> float:
-        """What it is counted in, where that is coarse beside what it measures."""
-        return 1.0 if self.name in ("rounds", "rounds_to_target") else 0.0
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -77,6 +73,11 @@ class Measure:
             return None
         value = self.read(repeat)
         return None if value is None else value * self.scale
+
+    def of_round(self, repeat: Repeat) -> float | None:
+        """What a round adds to what reaching the target takes, in `unit`."""
+        value, index = self.of(repeat), self.target.round_of(repeat) if self.target else None
+        return None if value is None or index is None else value / (index + 1)
 
     def shown(self, value: float | None, unit: bool = True) -> str:
         if value is None:
@@ -229,7 +230,7 @@ def _to_target(target: Target) -> Mapping[str, Measure]:
         ),
         Measure("joules_to_target", f"energy {to}", "J", -1, joules, digits=0),
     ]
-    return {measure.name: measure for measure in found}
+    return {measure.name: replace(measure, target=target) for measure in found}
 
 
 def target_words(target: Target) -> str:

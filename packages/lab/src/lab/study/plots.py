@@ -72,10 +72,17 @@ def effect(summary: Summary, factor: Factor) -> Plot | None:
             figure,
             f"{summary.section.key}-{factor.name}",
             f"{names} over {factor.label or factor.name}",
-            "Dots: single runs, thin lines those of one seed; bars: 95 % intervals"
-            if len(summary.factors) == 1 or summary.study.design != "grid"
-            else "Dots: single runs; bars: 95 % intervals",
+            _read(summary, factor, outcomes),
         )
+
+
+def _read(summary: Summary, factor: Factor, outcomes: Sequence[Measure]) -> str:
+    seeds = len(summary.factors) == 1 or summary.study.design != "grid"
+    said = f"Dots: single runs{', thin lines those of one seed' * seeds}; bars: 95 % intervals"
+    every = [row.of(measure) for row in summary.compared(factor) for measure in outcomes]
+    if any(value.n and not value.whole for value in every):
+        said += "; hollow: the mean of those repeats alone that reached the target"
+    return said
 
 
 def _levels(axes: Any, summary: Summary, factor: Factor, measure: Measure) -> int:
@@ -116,12 +123,15 @@ def _levels(axes: Any, summary: Summary, factor: Factor, measure: Measure) -> in
 def _seeds(
     axes: Any, places: Mapping[str, float], rows: Sequence[Row], factor: Factor, measure: Measure
 ) -> None:
-    """A thin line through the runs of each seed, which are what levels are compared by."""
+    """A thin line through the runs of each seed, which are what levels are compared by.
+
+    Broken where a run has no value, as where it did not reach the target.
+    """
     runs: dict[int, list[tuple[float, float]]] = {}
     for row in rows:
         for seed, value in row.by_seed(measure).items():
-            if value is not None:
-                runs.setdefault(seed, []).append((places[row.cell.levels[factor.name]], value))
+            there = np.nan if value is None else value
+            runs.setdefault(seed, []).append((places[row.cell.levels[factor.name]], there))
     for points in runs.values():
         x, y = zip(*points, strict=True)
         axes.plot(x, y, color=GREY, linewidth=0.7, alpha=0.6, zorder=1)
@@ -175,7 +185,7 @@ def _series_of(
     if not there:
         return
     x = [place for place, _ in there]
-    means = [value.mean or 0.0 for _, value in there]
+    means = [(value.mean or 0.0) if value.whole else np.nan for _, value in there]
     below, above = [], []
     for mean, (_, value) in zip(means, there, strict=True):  # one run has no interval
         below.append(np.nan if value.low is None else max(mean - measure.possible(value.low), 0.0))
@@ -195,6 +205,9 @@ def _series_of(
         clip_on=False,  # or half of what is at 0 would be missing
     )
     for place, value in there:
+        if not value.whole:  # those that reached the target: hollow, and no line leads there
+            style = {"color": colour, "marker": marker, "markersize": 6, "markerfacecolor": "white"}
+            axes.plot([place], [value.mean], linestyle="", clip_on=False, **style)
         axes.plot(
             [place] * value.n, value.values, linestyle="", marker=".", color=colour, alpha=0.45, markersize=5
         )

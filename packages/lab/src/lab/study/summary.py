@@ -5,6 +5,7 @@ Made of the records alone. A cell that was planned and has no record, and a repe
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -42,7 +43,15 @@ class Row:
         return ", ".join(self.told.values()) or "federated"
 
     def of(self, measure: Measure) -> Interval:
-        return interval(list(self.by_seed(measure).values()))
+        return interval(list(self.by_seed(measure).values()), self.step(measure))
+
+    def step(self, measure: Measure) -> float:
+        """What it is known to: rounds, time and bytes up to an evaluation, to as much as lies between two."""
+        experiment = self.cell.experiment
+        if measure.name == "rounds" and (experiment.stop.accuracy or experiment.stop.patience):
+            return float(experiment.evaluation.every)
+        added = [value for repeat in self.finished if (value := measure.of_round(repeat)) is not None]
+        return experiment.evaluation.every * statistics.fmean(added) if added else 0.0
 
     def by_seed(self, measure: Measure) -> dict[int, float | None]:
         """None for a repeat that has no value, as where it did not reach the target.

@@ -20,18 +20,20 @@ WIDE = 0.2  # of the mean: half an interval so wide agrees with nearly anything
 def shown(measure: Measure, value: Interval) -> str:
     """93.87 % (95 % interval 92.10 to 95.64, n = 3)."""
     if value.mean is None:
-        reaching = value.asked and measure.name.endswith("_to_target")
+        reaching = value.asked and measure.target
         return f"not reached in any of {value.asked} repeats" if reaching else "nothing measured"
     told = measure.shown(value.mean)
-    reached = "" if value.whole else f", reached in {value.n} of {value.asked}"
+    if not value.whole:
+        those = " that reached it" if measure.target else ""
+        return f"{told} (mean of the {value.n} of {value.asked} repeats{those})"
     if value.low is None or value.high is None:
-        return f"{told} (n = {value.n}, no interval{reached})"
+        return f"{told} (n = {value.n}, no interval)"
     low, high = (measure.shown(measure.possible(end), unit=False) for end in (value.low, value.high))
-    if value.half == 0:
-        return f"{told} (the same in all {value.n} repeats{reached})"
+    if value.alike:
+        return f"{told} (the same in all {value.n} repeats)"
     if low == high:
-        return f"{told} (to these digits the same in all {value.n} repeats{reached})"
-    return f"{told} (95 % interval {low} to {high}, n = {value.n}{reached})"
+        return f"{told} (to these digits the same in all {value.n} repeats)"
+    return f"{told} (95 % interval {low} to {high}, n = {value.n})"
 
 
 def of_section(summary: Summary) -> list[str]:
@@ -73,18 +75,21 @@ def _of_factor(summary: Summary, factor: Factor, measure: Measure) -> list[str]:
 def _of_stratum(summary: Summary, stratum: Stratum, measure: Measure) -> str:
     factor, names = stratum.factor, stratum.levels
     found = {name: stratum.level(name, measure) for name in names}
-    known = {name: value for name, value in found.items() if value.mean is not None}
+    there = {name: value for name, value in found.items() if value.mean is not None}
     missed = [name for name, value in found.items() if value.mean is None and value.asked]
-    if len(known) + len(missed) < 2 or not known:
+    if len(there) + len(missed) < 2 or not there:
         return ""
     where = f", {stratum.name}" if stratum.name else ""
     said = [f"{capital(measure.label)} by {factor.label or factor.name}{where}{_over(stratum)}"]
-    said += [_range(known, measure) + "."]
+    known = {name: value for name, value in there.items() if value.whole}
+    said += [f"{_range(known, measure)}." if known else "cannot be compared."]
+    reached = "reached" if measure.target else "measured"
+    if some := [f"{name} ({there[name].n} of {there[name].asked})" for name in there if name not in known]:
+        said.append(f"{capital(reached)} in some repeats alone: {listed(some)}.")
     if missed:
-        what = "Not reached in any repeat" if measure.name.endswith("_to_target") else "Nothing measured"
-        said.append(f"{what}: {listed(missed)}.")
-    compared = [effect for effect in effects_of(summary, stratum, measure) if effect.level in known]
-    if compared and compared[0].reference in known:
+        said.append(f"Not {reached} in any repeat: {listed(missed)}.")
+    compared = [effect for effect in effects_of(summary, stratum, measure) if effect.level in there]
+    if known and compared and compared[0].reference in there:
         said.append(against_first(compared))
     return " ".join(filter(None, said))
 

@@ -126,8 +126,8 @@ def test_first_weights_that_cannot_be_averaged_are_refused(dtype: str) -> None:
     manifest = Manifest((ArraySpec("mask", (2,), dtype, trainable=dtype != "bool"),))
     initialized = {
         "arrays": [{"name": "mask", "shape": [2], "dtype": dtype, "trainable": dtype != "bool"}],
-        "task_hash": "a",
-        "data_hash": "b",
+        "task_hash": "a" * 64,
+        "data_hash": "b" * 64,
         "train_examples": 1,
         "test_examples": 1,
         "metrics": [],
@@ -135,6 +135,36 @@ def test_first_weights_that_cannot_be_averaged_are_refused(dtype: str) -> None:
     body = upload({"weights": Weights.zeros(manifest)}, {"initialized": json.dumps(initialized)})
     with pytest.raises(DtypeMismatch, match="mask"):
         check_initial(body)
+
+
+@pytest.mark.parametrize("field", ["task_hash", "data_hash"])
+@pytest.mark.parametrize("value", ["x", "A" * 64, "a" * 63, "a" * 64 + "\n"])
+def test_a_hash_that_no_ledger_entry_can_have_is_refused_with_the_first_weights(
+    field: str, value: str
+) -> None:
+    initialized = {
+        "arrays": [{"name": "scale", "shape": [], "dtype": "float32", "trainable": True}],
+        "task_hash": "a" * 64,
+        "data_hash": "b" * 64,
+        "train_examples": 1,
+        "test_examples": 1,
+        "metrics": [],
+        field: value,
+    }
+    body = upload({"weights": Weights.zeros(SCALAR)}, {"initialized": json.dumps(initialized)})
+    allowed = f"metadata `initialized`: {field}: found .*; allowed: 64 lower-case hexadecimal digits"
+    with pytest.raises(InvalidPayload, match=allowed) as caught:
+        check_initial(body)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["num_examples", "num_steps"])
+def test_a_count_that_no_ledger_entry_can_have_is_refused_with_the_update(field: str) -> None:
+    account = json.dumps({"num_examples": 1, "num_steps": 1, field: 2**53})
+    with pytest.raises(InvalidPayload, match=f"account`: {field}: found {2**53}"):
+        check_update(
+            upload({"update": Weights.zeros(SCALAR)}, {"account": account}), {"update": SCALAR}, "float32"
+        )
 
 
 # --- moving -----------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from roundtable.experiment import Experiment
 from roundtable.fleet import Conditions
+from roundtable.ledger import Count, Hash
 from roundtable.types import ClientId, Digest, OrderId, RunId, Seconds, WorkerId
 from roundtable.weights import ArraySpec, Manifest
 
@@ -20,7 +21,7 @@ PROTOCOL: Final = 1
 POLL_SECONDS: Final = 10.0  # how long a poll waits when there is nothing to say
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
-Count = Annotated[int, Field(ge=0)]
+SourceHash = Annotated[Hash, Field(description="64 lower-case hexadecimal digits")]  # the ledger has it too
 
 
 class Message(BaseModel):
@@ -162,8 +163,8 @@ class Initialized(Message):
     """Metadata `initialized` of the reply to an initialize order; the body holds the first `weights`."""
 
     arrays: tuple[ArraySpec, ...]
-    task_hash: Digest
-    data_hash: Digest
+    task_hash: SourceHash
+    data_hash: SourceHash
     train_examples: Count
     test_examples: Count
     metrics: tuple[str, ...]  # names that evaluations will report

@@ -74,4 +74,4 @@ def _parsed(kind: type[M], metadata: Mapping[str, str], key: str) -> M:
     try:
         return kind.model_validate_json(metadata[key])
     except ValidationError as error:
-        raise InvalidPayload(f"metadata `{key}`: {faults(error)[0]}") from None
+        raise InvalidPayload(f"metadata `{key}`: {faults(error, kind)[0]}") from None

@@ -18,7 +18,7 @@ import pytest
 from aggregator.app import create_app
 from aggregator.express import Express
 from aggregator.service import Service
-from aggregator.settings import ServiceSettings
+from aggregator.settings import load
 from roundtable import codec
 from roundtable.messages import (
     Account,
@@ -402,7 +402,7 @@ def open_lab(tmp_path: Path) -> Callable[..., Any]:
         clock: Any = None, task: Regression | None = None, **settings: Any
     ) -> AsyncIterator[Lab]:
         settings.setdefault("poll_seconds", 0.2 if clock is None else 5.0)
-        service = Service(ServiceSettings(state_dir=tmp_path / "state", **settings), clock)
+        service = Service(load(state_dir=tmp_path / "state", **settings), clock)
         try:
             await service.open()
             transport = httpx.ASGITransport(Express(create_app(service)), raise_app_exceptions=False)

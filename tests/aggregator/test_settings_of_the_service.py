@@ -26,6 +26,16 @@ def test_options_win_over_the_environment_and_nothing_does_not(monkeypatch):
     assert settings.admin_token == Path("/run/secrets/admin")
 
 
+def test_a_variable_that_is_not_the_service_s_own_sets_nothing(monkeypatch):
+    monkeypatch.delenv("AGGREGATOR_HOST", raising=False)
+    monkeypatch.delenv("AGGREGATOR_PORT", raising=False)
+    monkeypatch.setenv("HOST", "192.0.2.1")
+    monkeypatch.setenv("PORT", "99")
+    monkeypatch.setenv("WORKERS_OUTLIVE_IT", "false")
+    settings = load()
+    assert (settings.host, settings.port, settings.workers_outlive_it) == ("127.0.0.1", 8080, True)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("LOST_AFTER", "soon"), ("LOST_AFTER", "-1"), ("AGGREGATOR_PORT", "70000"), ("LOG_LEVEL", "loud")],

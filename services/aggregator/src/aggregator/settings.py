@@ -20,9 +20,8 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class ServiceSettings(BaseSettings):
-    model_config = SettingsConfigDict(
-        frozen=True, populate_by_name=True, extra="ignore", env_ignore_empty=True
-    )
+    # Known by their aliases alone: by their names too, a HOST or PORT set for another program would count.
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
     host: str = Field("127.0.0.1", alias="AGGREGATOR_HOST")
     port: int = Field(8080, ge=0, le=65535, alias="AGGREGATOR_PORT")  # 0: any free one
@@ -100,8 +99,12 @@ class ServiceSettings(BaseSettings):
 
 
 def load(**overrides: Any) -> ServiceSettings:
-    """From the environment; options that are None do not override. Raises InvalidSetting, one line."""
+    """From the environment; options, by field name, that are None do not override. Raises InvalidSetting, one
+    line.
+    """
+    known = ServiceSettings.model_fields
+    given = {known[name].alias or name: value for name, value in overrides.items() if value is not None}
     try:
-        return ServiceSettings(**{name: value for name, value in overrides.items() if value is not None})
+        return ServiceSettings(**given)
     except ValidationError as error:
         raise InvalidSetting("; ".join(faults(error))) from None

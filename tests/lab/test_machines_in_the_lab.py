@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,14 @@ import pytest
 from lab import calibrate, forecast, machine
 from lab.commands import run_app
 from lab.live import round_line, title
+from lab.native import Folders
 from lab.report import html
 from lab.results import Result, Startup, result_of, rounds_csv
+from lab.study import ready
 from roundtable.errors import InvalidExperiment, InvalidInput
 from roundtable.experiment import Experiment, parse
 from roundtable.fleet import Load
 from roundtable.messages import RoundRecord, RunDetail, WorkerAccount
-from roundtable.tasks.digits import Digits
 from roundtable.weights import ArraySpec, Manifest
 
 SLOW = {"fraction": 0.5, "compute": 0.1, "up_mbit": 1.0, "down_mbit": 2.0, "latency_ms": 500}
@@ -243,29 +246,41 @@ count = 2
 VIRTUAL = 'clock = "virtual"\nsamples_per_second = 1000'
 
 
+def _checked(file: Path, clock: str, profile: str) -> int:
+    file.write_text(VAIN.format(deadline="deadline = 5.0", clock=clock, profile=profile))
+    return run_app(["study", "check", str(file)])
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("clock", [VIRTUAL, 'clock = "real"'])
 def test_a_study_weighs_the_model_once_as_lab_check_does(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, clock: str
 ) -> None:
     built = []
 
-    def build(self: Digits) -> object:
-        built.append(self)
-        return model(self)
+    def here(function: Callable[..., Any], *arguments: Any) -> Any:
+        built.append(function)
+        return function(*arguments)
 
-    model = Digits.model
-    monkeypatch.setattr(Digits, "model", build)
-    file = tmp_path / "vain.toml"
-    file.write_text(VAIN.format(deadline="deadline = 5.0", clock=clock, profile="up_mbit = 0.01"))
-    assert run_app(["study", "check", str(file)]) != 0
+    monkeypatch.setattr(ready, "_apart", here)
+    assert _checked(tmp_path / "vain.toml", clock, "up_mbit = 0.01") != 0
     (said,) = capsys.readouterr().err.splitlines()
     assert (
         "vain: cell one, seed 1: rounds.deadline: found 5," in said and "the fastest 4 clients take" in said
     )
-    file.write_text(VAIN.format(deadline="deadline = 5.0", clock=clock, profile="up_mbit = 10"))
     built.clear()
-    assert run_app(["study", "check", str(file)]) == 0
-    assert len(built) == 1
+    assert _checked(tmp_path / "vain.toml", clock, "up_mbit = 10") == 0
+    assert built == [forecast.weighed]
+
+
+def test_what_needs_tensorflow_is_found_out_in_a_process_of_its_own(tmp_path: Path) -> None:
+    folders = Folders(tmp_path)
+    found = ready._apart(_process, experiment({}), folders)
+    assert found == ("x", folders, found[2]) and found[2] != os.getpid()
+
+
+def _process(experiment: Experiment, folders: Folders) -> tuple[str, Folders, int]:
+    return experiment.name, folders, os.getpid()
 
 
 def test_a_study_with_a_profile_that_makes_a_round_impossible_is_refused_before_it_starts(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from lab.native import Folders
 from lab.study import ready
 from lab.study.cells import LONGEST, cells, centralized, slug
+from lab.study.evaluated import metric_names
 from lab.study.files import InvalidStudy, Study, load, merged
 from roundtable.errors import InvalidData
 from roundtable.experiment import Experiment, parse
@@ -18,6 +19,7 @@ from tests.lab.studies import section, tiny
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "studies").glob("*.toml"))
+SMALL_SCENES = {"tile": 32, "train_tiles": 2, "test_tiles": 2, "filters": 4, "depth": 1}
 FOLDERS = Folders(Path("runs"), ROOT / "tasks", ROOT / "datasets")
 
 
@@ -156,6 +158,9 @@ def test_cells_that_differ_in_spread_alone_share_a_baseline(tmp_path: Path) -> N
         (('"accuracy", "rounds_to_target"', '"acuracy"'), ["outcomes", "acuracy", "allowed: accuracy"]),
         (("target = 0.8\n", ""), ["rounds_to_target", "need `target`"]),
         (("[2, 8]", "[2, 5000]"), ["5000", "clients.count"]),
+        (("[2, 8]", "[]"), ["factors.0.levels", "found []", "at least 1"]),
+        (("target = 0.8", "seeds = [1, 2, 1]"), ["seeds", "found 1 twice", "each seed once"]),
+        (("target = 0.8", "least_repeats = 4"), ["least_repeats", "found 4", "at most repeats, 3"]),
     ],
 )
 def test_a_mistake_is_one_line_that_names_it(tmp_path: Path, text: tuple[str, str], words: list[str]) -> None:
@@ -290,6 +295,94 @@ def test_parts_name_studies_and_levels_that_are_there(tmp_path: Path) -> None:
         load(whole)
     whole.write_text('name = "all"\n[[parts]]\nstudy = "tiny"\nlevels = { clients = [3] }\n')
     with pytest.raises(InvalidStudy, match="found level 3 of clients; allowed: 2, 8"):
+        load(whole)
+
+
+@pytest.mark.parametrize(
+    ("figure", "words"),
+    [
+        ("value = 87.0", 'published "me": value: found 87 for accuracy; allowed: 0 to 1; 87 % is 0.87'),
+        ("value = 0.8\nhigh = 8.1", 'published "me": value: found 8.1 for accuracy'),
+        ("curve = [0.5, 60.0]", 'published "me": curve: found 60 for accuracy; allowed: 0 to 1; 60 % is 0.6'),
+        ('measure = "metrics.mean_iou"\nvalue = 62.0', "found 62 for metrics.mean_iou; allowed: 0 to 1"),
+        (
+            'measure = "acuracy"\nvalue = 0.8',
+            "published \"me\": measure: found 'acuracy'; allowed: accuracy,",
+        ),
+        ('measure = "rounds"\nvalue = -1.0', "found -1 for rounds; allowed: 0 to inf"),
+    ],
+)
+def test_a_published_figure_that_cannot_be_is_refused_with_how_it_is_written(
+    tmp_path: Path, figure: str, words: str
+) -> None:
+    path = tiny(tmp_path)
+    path.write_text(f'{path.read_text()}\n[[published]]\nsource = "me"\n{figure}\n')
+    with pytest.raises(InvalidStudy) as caught:
+        ready.check(load(path)[1], FOLDERS, elsewhere=False)
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith("tiny: ") and words in line
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            '"accuracy", "metrics.nosuch"',
+            'outcomes: found "metrics.nosuch", which task digits does not measure; allowed: accuracy, loss',
+        ),
+        ('"accuracy", "federated.acuracy"', '"federated.acuracy" (did you mean federated.accuracy?)'),
+        ('"accuracy", "metrics.accuracy", "federated.loss"', ""),
+    ],
+)
+def test_a_metric_that_the_task_does_not_measure_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, words: str
+) -> None:
+    monkeypatch.setattr(ready, "_apart", lambda function, *arguments: function(*arguments))
+    path = tiny(tmp_path)
+    path.write_text(path.read_text().replace('"accuracy", "rounds_to_target"', text))
+    _refused_with(path, words)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("metric", ["acuracy", "mean_iou", "metrics.loss"])
+def test_a_target_that_the_task_does_not_measure_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: str
+) -> None:
+    monkeypatch.setattr(ready, "_apart", lambda function, *arguments: function(*arguments))
+    known = metric == "metrics.loss"
+    words = f'target_metric: found "{metric}"'
+    _refused_with(tiny(tmp_path, more=f'target_metric = "{metric}"'), "" if known else words)
+
+
+def _refused_with(path: Path, words: str) -> None:
+    """Not refused where there are none."""
+    if not words:
+        ready.check(load(path)[1], FOLDERS, elsewhere=False)
+        return
+    with pytest.raises(InvalidStudy) as caught:
+        ready.check(load(path)[1], FOLDERS, elsewhere=False)
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith("tiny: ") and words in line
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_all_that_a_confusion_matrix_gives_is_known_whatever_the_example_shows(tmp_path: Path) -> None:
+    body = {"name": "a", "task": "clouds", "task_options": SMALL_SCENES, "clients": {"count": 2}}
+    names = metric_names(parse(body), Folders(tmp_path, ROOT / "tasks", ROOT / "datasets"))
+    assert names == {"loss", "accuracy", "mean_iou", "iou_0", "iou_1", "iou_2", "iou_3"}
+
+
+def test_a_part_has_no_more_repeats_than_seeds_and_sets_nothing_that_cells_have_of_their_own(
+    tmp_path: Path,
+) -> None:
+    tiny(tmp_path, more="seeds = [7, 8, 9]")
+    whole = tmp_path / "all.toml"
+    whole.write_text('name = "all"\n[[parts]]\nstudy = "tiny"\nrepeats = 4\n')
+    with pytest.raises(InvalidStudy, match=r"parts.tiny: repeats: found 4; allowed: at most 3"):
+        load(whole)
+    whole.write_text('name = "all"\n[[parts]]\nstudy = "tiny"\nset = { seed = 9 }\n')
+    with pytest.raises(InvalidStudy, match=r"parts.tiny: set: found seed, which each cell has of its own"):
         load(whole)
 
 

@@ -168,7 +168,9 @@ def _allowed(root: Schema, node: Schema) -> str:
     if kind == "object":
         fields = ", ".join(node.get("properties", {}))
         return "a table" + (f" with {fields}" if fields else "")
-    return {"boolean": "true or false", "array": "a list"}.get(str(kind), "")
+    if kind == "array":
+        return f"a list of at least {node['minItems']}" if "minItems" in node else "a list"
+    return "true or false" if kind == "boolean" else ""
 
 
 def _range(node: Schema) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -110,8 +110,8 @@ class Part(Table):
     study: Name  # a file beside this one
     levels: dict[str, list[Scalar]] = {}  # factor → the levels to keep
     set: Body = {}  # into its base experiment
-    repeats: Count | None = None
-    target: float | None = None
+    repeats: Annotated[int, Field(ge=1, le=100)] | None = None
+    target: Annotated[float, Field(gt=0, le=1)] | None = None
 
     @property
     def whole(self) -> bool:
@@ -212,9 +212,13 @@ def load(path: Path) -> tuple[Study, tuple[Section, ...]]:
 
 
 def _cut(part: Part, study: Study, where: str, whole: str) -> Section:
-    """The part as it is asked for."""
+    """The part as it is asked for. Raises InvalidStudy."""
     if part.whole:
         return Section(key=study.name, study=study)
+    if own := sorted({"seed", "name"} & part.set.keys()):
+        raise InvalidStudy(
+            f"{where}: set: found {own[0]}, which each cell has of its own; allowed: any other field"
+        )
     factors = []
     for name, wanted in part.levels.items():
         try:
@@ -237,6 +241,11 @@ def _cut(part: Part, study: Study, where: str, whole: str) -> Section:
         "published": published,
     }
     if part.repeats:
+        if study.seeds and len(study.seeds) < part.repeats:
+            raise InvalidStudy(
+                f"{where}: repeats: found {part.repeats}; allowed: at most {len(study.seeds)}, for which "
+                f"{part.study} has seeds"
+            )
         changed |= {"repeats": part.repeats, "least_repeats": min(part.repeats, study.least_repeats)}
     if part.target:
         changed["target"] = part.target
@@ -256,9 +265,20 @@ def _read(path: Path) -> Study:
     if "task" in body and not body.keys() & {"base", "experiment", "factors", "parts"}:
         raise InvalidStudy(f"{path}: is an experiment, not a study: `lab run` takes it")
     try:
-        return Study.model_validate(body)
+        study = Study.model_validate(body)
     except ValidationError as error:
         raise InvalidStudy("\n".join(f"{path}: {line}" for line in faults(error, Study))) from None
+    if wrong := [*_vain(study)]:
+        raise InvalidStudy("\n".join(f"{path}: {line}" for line in wrong))
+    return study
+
+
+def _vain(study: Study) -> Iterator[str]:
+    """What a study cannot mean. Not the model's own validators, which see records of older studies too."""
+    if twice := sorted({seed for seed in study.seeds if study.seeds.count(seed) > 1}):
+        yield f"seeds: found {twice[0]} twice; allowed: each seed once, for it would give the same run again"
+    if "least_repeats" in study.model_fields_set and study.least_repeats > study.repeats:
+        yield f"least_repeats: found {study.least_repeats}; allowed: at most repeats, {study.repeats}"
 
 
 def _toml(path: Path, where: str = "") -> Body:

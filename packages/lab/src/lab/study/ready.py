@@ -5,10 +5,15 @@ What is wrong is said once for all cells that need it, with how to get it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import signal
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
 from importlib.util import find_spec
+from multiprocessing import get_context
+from typing import TypeVar
 
 from roundtable.errors import InvalidData, InvalidInput, InvalidTask
 from roundtable.experiment import Experiment
@@ -19,9 +24,12 @@ from lab import data, forecast
 from lab.native import Folders
 from lab.study import versions
 from lab.study.cells import Cell, cells
-from lab.study.files import InvalidStudy, Section, Study
+from lab.study.evaluated import metric_names
+from lab.study.files import InvalidStudy, Section, Study, shown
 from lab.study.measures import named
 from lab.study.versions import Versions
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -60,20 +68,36 @@ def check(sections: tuple[Section, ...], folders: Folders, *, elsewhere: bool) -
 
 
 def _check_outcomes(study: Study) -> None:
-    for name in (
-        *study.outcomes,
-        *(figure.measure for figure in study.published if figure.value is not None),
-    ):
+    for name in study.outcomes:
         named(name, study)
+    for figure in study.published:
+        who = f"published {shown(figure.source)}"
+        curve = named("accuracy", study), "curve", figure.curve or []
+        values = [value for value in (figure.value, figure.high) if value is not None]
+        try:
+            of_values = [(named(figure.measure, study), "value", values)] if values else []
+        except InvalidStudy as error:
+            raise InvalidStudy(str(error).replace("outcomes", f"{who}: measure", 1)) from None
+        for measure, field, given in (curve, *of_values):
+            low, high = (end / measure.scale for end in measure.bounds)
+            for value in given:
+                if not low <= value <= high:
+                    share = measure.unit == "%" and 1 < value <= 100
+                    hint = f"; {value:g} % is {value / 100:g}" if share else ""
+                    raise InvalidStudy(
+                        f"{study.name}: {who}: {field}: found {value:g} for "
+                        f"{measure.name}; allowed: {low:g} to {high:g}{hint}"
+                    )
 
 
 class _Shelf:
-    """Tasks, their labels and what their models weigh, each read once."""
+    """Tasks, their labels, what their models weigh and what they measure, each found out once."""
 
     def __init__(self, folders: Folders, elsewhere: bool) -> None:
         self.folders, self.elsewhere = folders, elsewhere
         self._labels: dict[str, tuple[str | None, Array | None]] = {}
         self._manifests: dict[str, Manifest] = {}
+        self._metrics: dict[str, frozenset[str] | None] = {}
 
     def of(self, experiment: Experiment) -> tuple[str | None, Array | None]:
         """The task's hash, and the training set's labels [n]."""
@@ -87,8 +111,18 @@ class _Shelf:
         key = _task(experiment)
         if key not in self._manifests:
             here = find_spec("tensorflow") is not None
-            self._manifests[key] = forecast.weighed(experiment, self.folders) if here else Manifest(())
+            self._manifests[key] = (
+                _apart(forecast.weighed, experiment, self.folders) if here else Manifest(())
+            )
         return self._manifests[key]
+
+    def metrics(self, experiment: Experiment) -> frozenset[str] | None:
+        """Names of what the task measures; None where this machine cannot say."""
+        key = _task(experiment)
+        if key not in self._metrics:
+            here = self.of(experiment)[1] is not None and _tensorflow_is_here()
+            self._metrics[key] = _apart(metric_names, experiment, self.folders) if here else None
+        return self._metrics[key]
 
     def _read(self, experiment: Experiment) -> tuple[str | None, Array | None]:
         try:
@@ -98,6 +132,17 @@ class _Shelf:
             if self.elsewhere:
                 return None, None
             raise
+
+
+def _apart(function: Callable[[Experiment, Folders], T], experiment: Experiment, folders: Folders) -> T:
+    """In a process of its own: TensorFlow's half a gigabyte is not kept for as long as a study runs."""
+    deaf = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the wait here, in one line
+    with ProcessPoolExecutor(1, get_context("spawn"), signal.signal, deaf) as pool:
+        return pool.submit(function, experiment, folders).result()
+
+
+def _tensorflow_is_here() -> bool:
+    return find_spec("tensorflow") is not None
 
 
 def _task(experiment: Experiment) -> str:
@@ -117,7 +162,37 @@ def _section(section: Section, shelf: _Shelf) -> Ready:
         examples[cell.id] = 0 if labels is None else len(labels)
         if labels is not None:
             _split(section, cell, labels, shelf)
+    _check_metrics(section.study, found, shelf)
     return Ready(section, found, versions_of, examples)
+
+
+def _check_metrics(study: Study, found: tuple[Cell, ...], shelf: _Shelf) -> None:
+    """Raises InvalidStudy for a metric that none of the study's tasks has."""
+    given = [("outcomes", name) for name in study.outcomes]
+    given += [("published", figure.measure) for figure in study.published]
+    asked = [(field, name) for field, name in given if name.partition(".")[0] in ("metrics", "federated")]
+    if study.target_metric not in ("accuracy", "loss"):
+        asked.append(("target_metric", study.target_metric))
+    tasks = {_task(cell.experiment): cell.experiment for cell in found}
+    known: set[str] = set()
+    for experiment in tasks.values() if asked else ():
+        names = shelf.metrics(experiment)
+        if names is None:
+            return  # it may have any
+        known |= names
+    wrong = []
+    for field, name in asked:
+        metric = name.removeprefix("metrics.").removeprefix("federated.")
+        if metric not in known:
+            near = get_close_matches(metric, known, 1)
+            hint = f" (did you mean {name.removesuffix(metric)}{near[0]}?)" if near else ""
+            own = sorted({experiment.task for experiment in tasks.values()})
+            wrong.append(
+                f"{study.name}: {field}: found {shown(name)}{hint}, which task {' or '.join(own)} does not "
+                f"measure; allowed: {', '.join(sorted(known))}"
+            )
+    if wrong:
+        raise InvalidStudy("\n".join(dict.fromkeys(wrong)))
 
 
 def _split(section: Section, cell: Cell, labels: Array, shelf: _Shelf) -> None:

@@ -20,8 +20,8 @@ from lab.study.effects import effects, effects_of, ranked, strata
 from lab.study.files import Section, Study, load
 from lab.study.intervals import Interval, holm, interval, paired
 from lab.study.measures import Target, named
-from lab.study.records import Store, Unfinished
-from lab.study.summary import summary
+from lab.study.records import CellRecord, Store, Unfinished
+from lab.study.summary import Summary, summary
 from matplotlib.figure import Figure
 from roundtable.errors import NotPossible, Unknown
 from scipy import stats
@@ -398,6 +398,57 @@ def test_what_is_reached_of_training_in_one_place_is_said_of_each_baseline_once(
     assert f"federated training reaches 50.1 % ({low:.1f} to {high:.1f}) in each of the 2 cells." in told
     same = summary(part, records(part, lambda _cell, seed: 0.8 + seed / 1000))
     assert "reaches exactly 100 % in every repeat in each of the 2 cells" in " ".join(words.of_section(same))
+
+
+def _unlike(part: Section, found: dict[str, CellRecord], examples: int) -> Summary:
+    """With other numbers of examples a round in the cell of two clients."""
+    record = found["clients-2"]
+    other = [
+        repeat.model_copy(
+            update={"rounds": tuple(r.model_copy(update={"num_examples": examples}) for r in repeat.rounds)}
+        )
+        for repeat in record.repeats
+    ]
+    return summary(part, found | {"clients-2": record.model_copy(update={"repeats": tuple(other)})})
+
+
+@pytest.mark.parametrize(("examples", "share"), [(100, True), (96, True), (94, False), (106, False)])
+def test_what_saw_other_numbers_of_examples_is_no_percent_of_training_in_one_place(
+    tmp_path: Path, examples: int, share: bool
+) -> None:
+    part = section(tiny(tmp_path, more="centralized = true"))
+    own = _unlike(part, records(part, lambda _cell, seed: 0.8 + seed / 1000), examples)
+    told = " ".join(words.of_section(own))
+    assert (own.share_of_centralized(own.rows[0], own.outcomes[0]) is not None) == share
+    assert (grids.of_cells(own).rows[0][-1] == "–") != share
+    assert ("as many of them (" in told) == (examples != 96)
+    assert ("as many of them to within 4.0 % (" in told) == (examples == 96)
+    off = "fewer" if examples < 100 else "more"
+    assert (
+        f"No % of it where training saw other numbers of examples: up to 6 % {off} with clients 2." in told
+    ) != share
+
+
+@pytest.mark.parametrize("stop", ["accuracy = 0.8", "patience = 2"])
+def test_runs_that_end_early_are_no_percent_of_training_in_one_place(tmp_path: Path, stop: str) -> None:
+    path = tiny(tmp_path, more="centralized = true")
+    path.write_text(path.read_text() + f"\n[experiment.stop]\n{stop}\n")
+    part = section(path)
+    found = records(part, lambda cell, _seed: 0.9 if cell.levels else 0.7)
+    own = summary(part, found)
+    told = " ".join(words.of_section(own))
+    assert "as many of them" not in told and "% of centralized" not in grids.of_cells(own).head
+    assert own.learned is None and "there is no % of centralized." in told
+    table, last = ranked([own]), "what they have learned by then is not compared"
+    if stop.startswith("accuracy"):
+        assert "Runs end once they reach 80 %, so" in told and last in told
+        assert "est accuracy" not in told and "test accuracy" not in table
+        assert "test accuracy, %" in grids.of_cells(own).head and curves.learning(own) is not None
+        until = "0.3 with clients 2 (in one place 0.3, reached in 0 of 3); 0.3 with clients 8"
+        assert f"Thousands of examples until then: {until}" in told
+    else:
+        assert "Runs end when they no longer improve, so there" in told and last not in told
+        assert "test accuracy" in table and "(in one place 0.3)" in told
 
 
 def test_a_gap_and_a_failure_are_told_and_never_silent(tmp_path: Path) -> None:

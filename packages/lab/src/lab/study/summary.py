@@ -16,6 +16,8 @@ from lab.study.intervals import Interval, interval
 from lab.study.measures import Measure, named, target_of
 from lab.study.records import CellRecord, Repeat
 
+ALIKE = 0.05  # of the examples: as many, for what is learned from them
+
 
 @dataclass(frozen=True)
 class Row:
@@ -42,16 +44,28 @@ class Row:
             return "in one place"
         return ", ".join(self.told.values()) or "federated"
 
+    @property
+    def examples(self) -> dict[int, int]:
+        """How many each finished repeat trained on, by seed; those of updates that were accepted."""
+        epochs = self.cell.experiment.training.epochs
+        return {r.seed: epochs * sum(x.num_examples for x in r.rounds) for r in self.finished}
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether a run ends when it has learned enough, and so after as many rounds as that takes."""
+        stop = self.cell.experiment.stop
+        return stop.accuracy is not None or stop.patience is not None
+
     def of(self, measure: Measure) -> Interval:
         return interval(list(self.by_seed(measure).values()), self.step(measure))
 
     def step(self, measure: Measure) -> float:
         """What it is known to: rounds, time and bytes up to an evaluation, to as much as lies between two."""
-        experiment = self.cell.experiment
-        if measure.name == "rounds" and (experiment.stop.accuracy or experiment.stop.patience):
-            return float(experiment.evaluation.every)
+        every = self.cell.experiment.evaluation.every
+        if measure.name == "rounds" and self.ends_early:
+            return float(every)
         added = [value for repeat in self.finished if (value := measure.of_round(repeat)) is not None]
-        return experiment.evaluation.every * statistics.fmean(added) if added else 0.0
+        return every * statistics.fmean(added) if added else 0.0
 
     def by_seed(self, measure: Measure) -> dict[int, float | None]:
         """None for a repeat that has no value, as where it did not reach the target.
@@ -91,7 +105,14 @@ class Summary:
     @property
     def learns(self) -> bool:
         """Whether it asks what is learned, not only what it costs."""
-        return target_of(self.study) is not None or any(measure.better > 0 for measure in self.outcomes)
+        asked = (named(name, self.study) for name in self.study.outcomes)
+        return target_of(self.study) is not None or any(measure.better > 0 for measure in asked)
+
+    @property
+    def ends_at(self) -> float | None:
+        """The accuracy that ends runs, where one does."""
+        ends = [row.cell.experiment.stop.accuracy for row in self.rows]
+        return next((end for end in ends if end is not None), None)
 
     @property
     def clock(self) -> str:
@@ -105,7 +126,9 @@ class Summary:
 
     @cached_property
     def outcomes(self) -> tuple[Measure, ...]:
-        return tuple(self._told(named(name, self.study)) for name in self.study.outcomes)
+        """Those that are compared: what runs that end at an accuracy have learned by then is not."""
+        asked = (self._told(named(name, self.study)) for name in self.study.outcomes)
+        return tuple(m for m in asked if self.ends_at is None or (m.better <= 0 and m.name != "loss"))
 
     @cached_property
     def columns(self) -> tuple[Measure, ...]:
@@ -128,9 +151,10 @@ class Summary:
     @property
     def learned(self) -> Measure | None:
         """The outcome that federated and centralized training are compared by."""
-        for measure in self.outcomes:
-            if measure.better > 0 and any(row.of(measure).n for row in self.baselines):
-                return measure
+        if any(self.baseline_of(row) is not None and self.as_many(row) for row in self.rows):
+            for measure in self.outcomes:
+                if measure.better > 0 and any(row.of(measure).n for row in self.baselines):
+                    return measure
         return None
 
     def _told(self, measure: Measure) -> Measure:
@@ -150,10 +174,21 @@ class Summary:
         names = [own.name for own in self.rows if own.cell.id in row.cell.beside]
         return f"{row.name}, for {names[0]}" + (" …" if len(names) > 1 else "")
 
-    def share_of_centralized(self, row: Row, measure: Measure) -> Interval | None:
-        """In %, seed by seed: the same data, the same first weights."""
+    def gap(self, row: Row) -> float:
+        """Examples beyond those of its baseline, as a share of these; of the seed where that is most."""
         baseline = self.baseline_of(row)
-        if baseline is None or measure.better <= 0:
+        theirs = {} if baseline is None else baseline.examples
+        gaps = [own / theirs[seed] - 1 for seed, own in row.examples.items() if theirs.get(seed)]
+        return max(gaps, key=abs, default=0.0)
+
+    def as_many(self, row: Row) -> bool:
+        """Whether it may be held against training in one place: neither ends early, or has seen far less."""
+        return not row.ends_early and abs(self.gap(row)) <= ALIKE
+
+    def share_of_centralized(self, row: Row, measure: Measure) -> Interval | None:
+        """In %, seed by seed: the same data, as many examples, the same first weights."""
+        baseline = self.baseline_of(row)
+        if baseline is None or measure.better <= 0 or not self.as_many(row):
             return None
         theirs = baseline.by_seed(measure)
         own = row.by_seed(measure)

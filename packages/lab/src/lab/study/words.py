@@ -5,14 +5,15 @@ What is said of one level against another is in `claims`.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
 
 from lab.study.claims import against_first, capital, listed, of_choice
 from lab.study.effects import Stratum, effects_of, strata
 from lab.study.files import Factor
 from lab.study.intervals import Interval
-from lab.study.measures import Measure
-from lab.study.summary import Comparison, Summary
+from lab.study.measures import Measure, Target
+from lab.study.summary import Comparison, Row, Summary
 
 WIDE = 0.2  # of the mean: half an interval so wide agrees with nearly anything
 
@@ -47,8 +48,7 @@ def of_section(summary: Summary) -> list[str]:
     if len(summary.rows) == 1:
         (row,) = summary.rows
         paragraphs.append(" ".join(f"{capital(m.label)}: {shown(m, row.of(m))}." for m in summary.outcomes))
-    if said := _of_baseline(summary):
-        paragraphs.append(said)
+    paragraphs += filter(None, [_of_ends(summary), _of_baseline(summary), _of_fewer(summary)])
     if compared := summary.comparisons():
         paragraphs.append(" ".join(map(of_published, compared)))
     paragraphs += filter(None, [_of_noise(summary), _of_trouble(summary)])
@@ -133,9 +133,54 @@ def _of_baseline(summary: Summary) -> str:
         told.append(f"of {shown(measure, baseline.of(measure))} federated training reaches {'; '.join(said)}")
     if not told:
         return ""
-    numbers = f"in {measure.label}, seed by seed, with 95 % intervals"
     every = ". ".join([told[0], *map(capital, told[1:])])
-    return f"Against training in one place on the same examples and as many of them ({numbers}): {every}."
+    gap = 100 * max(abs(summary.gap(row)) for row in summary.rows if summary.as_many(row))
+    nearly = f" to within {gap:.1f} %" * (gap >= 0.05)
+    under = f"in {measure.label}, seed by seed, with 95 % intervals"
+    against = "Against training in one place on the same examples and as many of them"
+    return f"{against}{nearly} ({under}): {every}."
+
+
+def _of_fewer(summary: Summary) -> str:
+    """Why some cells have no share of what their baseline reaches, where others have."""
+    if summary.learned is None:
+        return ""
+    gaps = {r.name: summary.gap(r) for r in summary.rows if not (r.ends_early or summary.as_many(r))}
+    told = [
+        f"{abs(100 * gap):.0f} % {'more' if gap > 0 else 'fewer'} with {name}" for name, gap in gaps.items()
+    ]
+    return f"No % of it where training saw other numbers of examples: up to {listed(told)}." if told else ""
+
+
+def _of_ends(summary: Summary) -> str:
+    """What is not compared where runs end early, and the examples that they took until then instead."""
+    early = [row for row in summary.rows if row.ends_early]
+    if not early:
+        return ""
+    at = summary.ends_at
+    ends = "when they no longer improve" if at is None else f"once they reach {100 * at:g} %"
+    beside = [(row, base) for row in early if (base := summary.baseline_of(row)) is not None]
+    without = ["what they have learned by then is not compared"]
+    without *= len(summary.outcomes) < len(summary.study.outcomes)
+    without += ["there is no % of centralized"] * bool(beside)
+    said = f"Runs end {ends}{', so ' * bool(without)}{' and '.join(without)}."
+    told = [
+        f"{_until(row)} with {row.name} (in one place {_until(base)})"
+        for row, base in beside
+        if row.examples and base.examples
+    ]
+    return said + (f" Thousands of examples until then: {'; '.join(told)}." if told else "")
+
+
+def _until(row: Row) -> str:
+    """Mean thousands of examples, and whether the accuracy that would have ended its runs was reached."""
+    thousands = statistics.fmean(row.examples.values()) / 1000
+    number = f"{thousands:,.{0 if thousands >= 10 else 1}f}"
+    if (at := row.cell.experiment.stop.accuracy) is None:
+        return number
+    reached = sum(Target("accuracy", at).round_of(repeat) is not None for repeat in row.finished)
+    every = len(row.finished)
+    return number if reached == every else f"{number}, reached in {reached} of {every}"
 
 
 def _share(share: Interval) -> str:

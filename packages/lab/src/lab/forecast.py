@@ -195,8 +195,9 @@ def _compute(experiment: Experiment, conditions: Conditions, load: Load) -> Seco
 def weighed(experiment: Experiment, folders: Folders) -> Manifest:
     """The arrays of the task's model, whose names do not matter here. Raises InvalidTask."""
     task = data.task_of(experiment, folders.tasks).task
-    model: Any = task.model()  # imports TensorFlow: seconds
-    variables = [variable for variable in model.weights if "seed_generator" not in str(variable.path)]
+    with data.calling(f"task {experiment.task}: model() failed"):
+        model: Any = task.model()  # imports TensorFlow: seconds
+        variables = [variable for variable in model.weights if "seed_generator" not in str(variable.path)]
     return Manifest(
         tuple(
             ArraySpec("weights", tuple(variable.shape), str(variable.dtype), bool(variable.trainable))

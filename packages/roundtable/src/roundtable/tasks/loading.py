@@ -109,20 +109,20 @@ def source_hash(source: bytes, options: Mapping[str, Option]) -> Digest:
 
 @contextmanager
 def blaming(what: str) -> Iterator[None]:
-    """Whatever the code of a task raises becomes InvalidTask: one line with the error and where in the file
-    it arose.
+    """Whatever the code of a task raises, sys.exit() too, becomes InvalidTask: one line with the error and
+    where in the file it arose.
     """
     try:
         yield
     except RoundtableError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InvalidTask(f"{what}: {_line(error)}") from error
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     said = traceback.format_exception_only(type(error), error)[-1].strip().splitlines()[0]
-    if isinstance(error, SyntaxError):
+    if isinstance(error, SyntaxError) and error.filename:
         return f"{said} ({error.filename}:{error.lineno})"
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
     inside = [frame for frame in frames if "site-packages" not in frame.filename]

@@ -64,7 +64,10 @@ def load_node(task: Task, folder: Path, data: Data) -> tuple[Array, Array]:
 
 
 def check_classes(task: Task, labels: Array) -> None:
-    """Raises InvalidData unless every label is one of the task's classes."""
+    """Raises InvalidData unless there is one integer an example [n], each one of the task's classes."""
+    if not isinstance(labels, np.ndarray) or labels.ndim != 1 or labels.dtype.kind not in "biu":
+        found = f"{labels.dtype} {labels.shape}" if isinstance(labels, np.ndarray) else type(labels).__name__
+        raise InvalidData(f"labels are {found}; they must be an array of one integer an example")
     if task.classes and len(labels):
         for extreme in (int(labels.min()), int(labels.max())):
             if not 0 <= extreme < len(task.classes):

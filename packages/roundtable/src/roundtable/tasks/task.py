@@ -94,9 +94,7 @@ class Task(ABC):
         return {}
 
     def labels(self, y: Array) -> Array:
-        """One non-negative integer for each example, for partitioners: [n]. y itself, where that is what it
-        is.
-        """
+        """One integer for each example, for partitioners: [n]. y itself, where that is what it is."""
         if y.ndim == 1 and np.issubdtype(y.dtype, np.integer):
             return y
         raise InvalidTask(
@@ -106,7 +104,17 @@ class Task(ABC):
 
     def train_labels(self, data_dir: Path) -> Array:
         """labels(y_train) without loading more than that, where a task can: [n]."""
-        return self.labels(self.load(data_dir).y_train)
+        data = self.load(data_dir)
+        if not isinstance(data, Data):
+            raise InvalidData(
+                f"{type(self).__name__}.load() gave {type(data).__name__}; it must give roundtable.tasks.Data"
+            )
+        labels = self.labels(data.y_train)
+        if isinstance(labels, np.ndarray) and labels.shape != (len(data.y_train),):
+            raise InvalidData(
+                f"{type(self).__name__}.labels(y) has shape {labels.shape}; it must be one integer an example"
+            )
+        return labels
 
     def load_node(self, folder: Path) -> tuple[Array, Array]:
         """A node's own examples (x [n, …], y [n, …]), from `data.npz` in `folder` unless a task reads another

@@ -192,3 +192,76 @@ async def test_the_api_describes_itself_with_its_tokens(open_lab):
         for path, message in (("/v1/poll", "Poll"), ("/v1/orders/{order}/result", "OrderResult")):
             told_to_send = schema["paths"][path]["post"]["requestBody"]["content"]["application/json"]
             assert told_to_send["schema"] == {"$ref": f"#/components/schemas/{message}"}
+
+
+LONG_NUMBER, DEEP = "9" * 5000, "[" * 200_000
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ('{"protocol": ' + LONG_NUMBER + "}", "too many digits"),
+        (DEEP, "too deep a nesting"),
+        ("{no", "JSON"),
+        (b"\xff", "JSON"),
+    ],
+)
+async def test_json_that_cannot_be_read_is_the_sender_s_fault_wherever_it_is_sent(open_lab, content, says):
+    async with open_lab() as lab:
+        worker = await lab.joined()
+        joining = {"Authorization": f"Bearer {lab.service.tokens.join}"}
+        order = "/v1/orders/r.1.1.train.c0.1/result"
+        for path, token in (("/v1/join", joining), ("/v1/runs", lab.admin), (order, worker.headers)):
+            headers = token | {"Content-Type": "application/json"}
+            detail = told(
+                await lab.http.post(path, content=content, headers=headers),
+                422,
+                "urn:roundtable:invalid-input",
+            )
+            assert detail.startswith("body: ") and says in detail
+
+
+async def test_a_number_too_long_for_an_experiment_is_the_sender_s_fault(open_lab):
+    async with open_lab() as lab:
+        reply = await lab.http.post("/v1/experiments", content=f"seed = {LONG_NUMBER}", headers=lab.admin)
+        assert "digits" in told(reply, 422, "urn:roundtable:invalid-experiment")
+
+
+@pytest.mark.parametrize("path", ["/v1/runs", "/sign-in"])
+async def test_an_origin_that_is_no_address_is_another_site_s(open_lab, path):
+    async with open_lab() as lab:
+        for origin in ("http://[", "http://a]b", "null", "http://elsewhere"):
+            reply = await lab.http.post(path, content="{}", headers=lab.admin | {"Origin": origin})
+            told(reply, 403, "about:blank")
+
+
+async def test_an_event_id_of_any_length_is_answered(open_lab):
+    async with open_lab() as lab:
+        for last in (LONG_NUMBER, "9" * 19, "-1", ""):
+            reply = await lab.http.get("/v1/events", headers={"Last-Event-ID": last})
+            assert "18 digits" in told(reply, 422, "urn:roundtable:invalid-input")
+
+
+@pytest.mark.parametrize("field", ["node", "host", "arch"])
+@pytest.mark.parametrize("name", ["pi\x1b[31m", "pi\n3", "pi\u202e3"])
+async def test_a_name_that_would_not_print_as_it_is_cannot_join(open_lab, field, name):
+    async with open_lab() as lab:
+        headers = {"Authorization": f"Bearer {lab.service.tokens.join}"}
+        body = lab.worker().introduction(**{field: name})
+        detail = told(
+            await lab.http.post("/v1/join", json=body, headers=headers), 422, "urn:roundtable:invalid-input"
+        )
+        assert detail.startswith(f"{field}: found 'pi\\") and detail.isprintable()
+        assert (await lab.http.get("/v1/workers")).json() == []
+        body = lab.worker().introduction(**{field: "Küche – пи 3"})
+        assert (await lab.http.post("/v1/join", json=body, headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize("cohort", [[999], [-1], [1, 1], [], [0, 4]])
+async def test_a_replay_of_clients_that_cannot_take_part_is_refused(open_lab, make_experiment, cohort):
+    async with open_lab() as lab:
+        body = {"experiment": make_experiment(), "again": True, "participants": [[0, 3], cohort]}
+        reply = await lab.http.post("/v1/runs", json=body, headers=lab.admin)
+        detail = told(reply, 422, "urn:roundtable:invalid-input")
+        assert detail.startswith(f"participants: round 2 is {cohort}; allowed: ") and "0 … 3" in detail
+        assert (await lab.http.get("/v1/runs")).json() == []

@@ -206,7 +206,7 @@ def loads(text: str, source: str = "experiment") -> Experiment:
     """Check the text of an experiment file. Raises InvalidExperiment."""
     try:
         body = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, or a number of too many digits
         raise InvalidExperiment(f"{source}: is not TOML ({error})") from None
     if "task" not in body and body.keys() & {"experiment", "factors", "parts"}:
         raise InvalidExperiment(f"{source}: is a study, not an experiment: `lab study run` takes it")

@@ -45,7 +45,7 @@ def create_app(service: Service) -> FastAPI:
         if service.ready:
             body = {"status": "ready"} | ({"detail": service.not_started} if service.not_started else {})
             return Response(json.dumps(body), media_type="application/json")
-        return problems.problem(503, "about:blank", "the store is not open: starting or stopping")
+        return problems.problem(503, problems.PLAIN, "the store is not open: starting or stopping")
 
     describe = app.openapi
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from http import HTTPStatus
 from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from roundtable.errors import RoundtableError, problem_of
+from roundtable.errors import InvalidInput, RoundtableError, problem_of
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aggregator.logs import trouble
 
 MEDIA_TYPE: Final = "application/problem+json"
+PLAIN: Final = "about:blank"  # the type where the status says it all (RFC 9457, 4.2.1)
 JSON_LIMIT: Final = 2**20
 _TYPES: Final = {404: "urn:roundtable:unknown", 413: "urn:roundtable:too-large"}
 
@@ -22,7 +24,7 @@ _TYPES: Final = {404: "urn:roundtable:unknown", 413: "urn:roundtable:too-large"}
 def problem(status: int, uri: str, detail: str, headers: dict[str, str] | None = None) -> Response:
     body = {
         "type": uri,
-        "title": uri.rpartition(":")[2].replace("-", " "),
+        "title": HTTPStatus(status).phrase if uri == PLAIN else uri.rpartition(":")[2].replace("-", " "),
         "status": status,
         "detail": detail,
     }
@@ -42,13 +44,27 @@ def response_of(error: Exception) -> Response:
             trouble("request failed", error if uri.endswith(":error") else None, detail=str(error))
         headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
         return problem(status, uri, str(error), headers)
+    if isinstance(error.__cause__, ValueError | RecursionError) and isinstance(
+        error, RequestValidationError | HTTPException
+    ):  # FastAPI's, of a body
+        return response_of(not_json(error.__cause__))
     if isinstance(error, RequestValidationError):
         return problem(422, "urn:roundtable:invalid-input", "; ".join(map(_line, error.errors())))
     if isinstance(error, HTTPException):
-        uri = _TYPES.get(error.status_code, "about:blank")
+        uri = _TYPES.get(error.status_code, PLAIN)
         return problem(error.status_code, uri, str(error.detail), dict(error.headers or {}))
     trouble("request failed", error)
     return problem(500, "urn:roundtable:error", "a fault inside the aggregator; its log has the details")
+
+
+def not_json(error: ValueError | RecursionError) -> InvalidInput:
+    """A body that the JSON reader fails on, in words."""
+    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+        return InvalidInput(f"body: is not JSON ({error})")
+    deep = isinstance(error, RecursionError)
+    return InvalidInput(
+        "body: cannot be read: it has " + ("too deep a nesting" if deep else "a number of too many digits")
+    )
 
 
 def _answer(_request: Request, error: Exception) -> Response:

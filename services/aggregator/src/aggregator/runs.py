@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 
-from roundtable.errors import CorruptStore, NotPossible, StorageFull
+from roundtable.errors import CorruptStore, InvalidInput, NotPossible, StorageFull
 from roundtable.messages import ENDED, CreateRun, Order, Plan, RunDetail, RunState, RunView, WorkerView
 from roundtable.types import ClientId, RunId, Seconds
 
@@ -152,9 +152,10 @@ class Runs:
     async def create(self, request: CreateRun, gathering: Gathering | None = None) -> tuple[RunView, bool]:
         """The run, and whether it is new; it begins when `gathering`, or what is asked for, says so.
 
-        Raises InvalidExperiment, StorageFull.
+        Raises InvalidInput, StorageFull.
         """
         experiment = request.experiment
+        _check_participants(request)
         if gathering is None and request.start_workers is not None:
             gathering = Gathering(request.start_workers, patience=PATIENCE)
         if not request.again and request.participants is None:
@@ -370,3 +371,14 @@ class Runs:
             self._clock, lambda: view, self._workers, self._versions, changed=self.lab.ring
         )
         self.lab.runs_changed()
+
+
+def _check_participants(request: CreateRun) -> None:
+    """Of a replay: others would be waited for without end. Raises InvalidInput."""
+    count = request.experiment.clients.count
+    for number, clients in enumerate(request.participants or (), 1):
+        if not clients or len(set(clients)) < len(clients) or not 0 <= min(clients) <= max(clients) < count:
+            raise InvalidInput(
+                f"participants: round {number} is {list(clients)!s:.60}; allowed: at least one client, each"
+                f" once, of 0 … {count - 1} (clients.count = {count})"
+            )

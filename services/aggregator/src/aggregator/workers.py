@@ -58,6 +58,14 @@ def check_version(protocol: object) -> None:
     )
 
 
+def check_names(join: Join) -> None:
+    """They are shown in terminals and logs as they are. Raises InvalidInput."""
+    for field_name in ("host", "node", "arch"):
+        name: str = getattr(join, field_name)
+        if not name.isprintable():
+            raise InvalidInput(f"{field_name}: found {name!r:.80}; allowed: printable characters alone")
+
+
 @dataclass
 class Workers:
     clock: Clock

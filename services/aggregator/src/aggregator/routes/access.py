@@ -69,7 +69,13 @@ def check_host(request: Request) -> None:
 async def check_origin(request: Request) -> None:
     """Refuses what a page of another site has a browser send; programs send no Origin."""
     origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc.lower() != request.headers.get("host", "").lower():
+    if origin is None:
+        return
+    try:
+        site = urlsplit(origin).netloc
+    except ValueError:  # no address at all: "http://["
+        site = ""
+    if site.lower() != request.headers.get("host", "").lower():
         raise HTTPException(403, f"Origin {origin:.100}: requests from other sites' pages are refused")
 
 

@@ -103,8 +103,8 @@ async def lab_events(request: Request) -> Response:
 
 def _last_seen(request: Request) -> int:
     last = request.headers.get("last-event-id", "0")
-    if not (last.isascii() and last.isdigit()):
-        raise InvalidInput(f"Last-Event-ID: is a whole number, found {last!r:.40}")
+    if not re.fullmatch(r"\d{1,18}", last, re.ASCII):
+        raise InvalidInput(f"Last-Event-ID: is a whole number of at most 18 digits, found {last!r:.40}")
     return int(last)
 
 

@@ -7,10 +7,11 @@ import json
 from fastapi import APIRouter, Depends, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
-from roundtable.errors import IncompatibleVersion, InvalidInput, NotPossible, Unauthorized, Unknown
+from roundtable.errors import IncompatibleVersion, NotPossible, Unauthorized, Unknown
 from roundtable.messages import Join, Joined, Poll, PollReply, WorkerView
 from starlette.responses import Response
 
+from aggregator.problems import not_json
 from aggregator.routes.access import (
     JOIN,
     READ,
@@ -24,7 +25,7 @@ from aggregator.routes.access import (
     service_of,
     worker_of,
 )
-from aggregator.workers import check_version
+from aggregator.workers import check_names, check_version
 
 router = APIRouter(tags=["workers"])
 session = APIRouter(tags=["workers"], route_class=after(check_worker))
@@ -64,16 +65,19 @@ async def join_elsewhere(request: Request, prefix: str) -> Response:
 
 async def _introduction(request: Request) -> Join:
     service_of(request).tokens.check_join(authorization(request))
+    content = await request.body()
     try:
-        body = json.loads(await request.body())
-    except ValueError as error:
-        raise InvalidInput(f"body: is not JSON ({error})") from None
+        body = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise not_json(error) from None
     if isinstance(body, dict):
         check_version(body.get("protocol"))  # another one may have other fields: before they are looked at
     try:
-        return Join.model_validate_json(json.dumps(body))
+        introduction = Join.model_validate_json(content)
     except ValidationError as error:
         raise RequestValidationError(error.errors(include_url=False)) from None
+    check_names(introduction)
+    return introduction
 
 
 @session.post("/v1/poll", response_model=PollReply, openapi_extra=SESSION)

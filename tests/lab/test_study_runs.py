@@ -202,6 +202,43 @@ def test_a_study_file_changed_after_half_of_it_ran_is_refused_and_fresh_sets_asi
     assert study.kept() == {"clients-2": (1, 2, 3), "clients-9": (1, 2, 3)}
 
 
+def test_data_that_change_while_a_study_runs_end_it_and_nothing_kept_is_lost(study: Study) -> None:
+    def changing(experiment: Experiment) -> Repeat:
+        late = len(study.carried) > 3
+        return a_repeat(experiment.seed, (0.3, 0.6, 0.9), data_hash=("b" if late else "a") * 64)
+
+    study.sitting.outcome = changing
+    with pytest.raises(NotPossible) as caught:
+        study.go()
+    (line,) = str(caught.value).splitlines()
+    words = [
+        "tiny/clients-8 seed 2: the data of task digits",
+        "content bbbbbbbbb, was aaaaaaaaa",
+        "it is not kept, the 3 before",
+    ]
+    assert all(word in line for word in [*words, "restore the data and give the same command", "--fresh"])
+    assert study.kept() == {"clients-2": (1, 2), "clients-8": (1,)}
+    study.sitting.outcome = lambda experiment: a_repeat(experiment.seed, (0.9,) * 3, data_hash="a" * 64)
+    assert study.go().done == 3
+
+
+def test_tasks_of_other_options_may_have_other_data_and_a_failure_none(tmp_path: Path) -> None:
+    study = Study(tmp_path)
+    few, more = (
+        f'{{ name = "{tiles}", set = {{ task = "clouds", "task_options.train_tiles" = {tiles} }} }}'
+        for tiles in (8, 9)
+    )
+    study.path = tiny(tmp_path, f"[{few}, {more}]")
+
+    def own(experiment: Experiment) -> Repeat:
+        if experiment.seed == 2:
+            return a_repeat(2, (), state="failed", reason="diverged", data_hash=None)
+        return a_repeat(experiment.seed, (0.9,), data_hash=f"{experiment.task_options['train_tiles']}" * 64)
+
+    study.sitting.outcome = own
+    assert study.go().done == 6
+
+
 # --- a full disk
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,6 +179,28 @@ def check_same(
         raise NotPossible(
             f"{key}: {found[0]} since its {repeats} kept repeats were run: {found[1]} to go on with them, or "
             "give --fresh to set them aside and start anew"
+        )
+
+
+def check_same_data(job: str, records: Iterable[CellRecord], experiment: Experiment, repeat: Repeat) -> None:
+    """Raises NotPossible, one line, where `repeat` saw other data than those kept of the same task.
+
+    `records`: of its section. In a mixture nobody could tell what the data did from what a level does.
+    """
+    task = experiment.task, experiment.task_options
+    kept = [
+        other
+        for record in records
+        if (record.experiment.task, record.experiment.task_options) == task
+        for other in record.repeats
+    ]
+    others = {other.data_hash for other in kept} - {None, repeat.data_hash}
+    if repeat.data_hash is not None and others:
+        raise NotPossible(
+            f"{job}: the data of task {experiment.task} are no longer those of the repeats before it "
+            f"(content {repeat.data_hash[:9]}, was {str(others.pop())[:9]}): it is not kept, the "
+            f"{len(kept)} before it are; restore the data and give the same command, or "
+            "--fresh to set them aside and start anew"
         )
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -21,10 +21,12 @@ import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lab.commands import run_app
+from lab.exits import Exit
 from lab.native import Folders, _locked
 from lab.place import Place
 from lab.progress import Progress
-from lab.study import power, ready
+from lab.study import commands, power, ready
 from lab.study.conduct import Conduct
 from lab.study.files import load
 from lab.study.pace import Load, total, trimmed
@@ -237,6 +239,74 @@ def test_tasks_of_other_options_may_have_other_data_and_a_failure_none(tmp_path:
 
     study.sitting.outcome = own
     assert study.go().done == 6
+
+
+# --- the same again
+
+
+@pytest.fixture
+def again(study: Study, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """What `lab study repeat` runs is what the study's sitting gives."""
+    sitting = nullcontext(study.sitting)
+    monkeypatch.setattr(commands, "Sitting", lambda *_: sitting)
+    return study
+
+
+def _repeat(study: Study) -> int:
+    places = ["--out", str(study.folder / "out"), "--datasets-dir", str(ROOT / "datasets")]
+    return run_app(["study", "repeat", str(study.path), "tiny/clients-8", "--seed", "2", *places])
+
+
+def test_a_repeat_without_records_tells_its_weights_to_compare(
+    again: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _repeat(again) == Exit.DONE
+    assert capsys.readouterr().out.splitlines() == [
+        "tiny/clients-8 seed 2: 90.00 % after 3 rounds",
+        f"weights {'e' * 64}",
+        f"no such repeat is recorded in {again.folder}/out: compare with weights_hash in a report's "
+        "repeats.csv",
+    ]
+
+
+def test_a_repeat_with_the_weights_recorded_says_so(again: Study, capsys: pytest.CaptureFixture[str]) -> None:
+    again.go()
+    assert _repeat(again) == Exit.DONE
+    assert "the same weights as recorded, bit for bit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda body: body.update(), "although code, packages, task, data and processor are the same"),
+        (
+            lambda body: body["versions"].update(code="0" * 64, git_commit="abcdef0123456789"),
+            "the code was changed (they are of git commit abcdef012)",
+        ),
+        (
+            lambda body: (
+                body["versions"]["packages"].update(numpy="1.0"),
+                body["environment"].update(cpu="Z80"),
+            ),
+            "and was 1.0; the processor is",
+        ),
+        (lambda body: body["repeats"][1].update(data_hash="0" * 64), "content ddddddddd, was 000000000"),
+        (
+            lambda body: body["repeats"][1]["rounds"][0].update(late=1),
+            "clients were cut off by the real clock",
+        ),
+    ],
+)
+def test_a_repeat_with_other_weights_says_what_is_known_to_differ(
+    again: Study, capsys: pytest.CaptureFixture[str], change: Callable[[dict[str, Any]], Any], words: str
+) -> None:
+    again.go()
+    _edit(again, change)
+    again.sitting.outcome = lambda experiment: a_repeat(experiment.seed, (0.9,) * 3, weights_hash="f" * 64)
+    assert _repeat(again) == Exit.FAILED
+    told = capsys.readouterr().out.splitlines()
+    assert told[1] == f"weights {'f' * 64}"
+    assert told[2].startswith(f"its weights DIFFER from those recorded, {'e' * 64}: ") and words in told[2]
 
 
 # --- a full disk

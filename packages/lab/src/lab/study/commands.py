@@ -12,7 +12,7 @@ import psutil
 import typer
 from roundtable.errors import InvalidSetting, RoundtableError
 
-from lab import data
+from lab import data, machine
 from lab.api import checked_url
 from lab.called import FROM_THE_ROOT
 from lab.exits import Exit
@@ -24,7 +24,7 @@ from lab.study import pace, ready
 from lab.study.conduct import MINUTE, Conduct
 from lab.study.files import load
 from lab.study.measures import last
-from lab.study.records import Store
+from lab.study.records import Store, why_other
 from lab.study.show import Live, Plain, Show, Standing
 from lab.study.sitting import Sitting, drop
 
@@ -166,7 +166,10 @@ def repeat(
     port: Port = 0,
     no_live: NoLive = False,
 ) -> int:
-    """Run one repeat of one cell again, beside the results, and say whether it gives the same bits."""
+    """Run one repeat of one cell again, beside the results, and say whether it gives the same bits.
+
+    It tells the hash of its weights, which a report's repeats.csv has for each repeat.
+    """
     _, sections = load(study)
     found = ready.check(sections, Folders(out_dir, tasks_dir, datasets_dir), elsewhere=False)
     known = {f"{part.section.key}/{own.id}": (part, own) for part in found for own in part.cells}
@@ -191,16 +194,21 @@ def repeat(
         return Exit.FAILED
     accuracy = percent(last(result, "accuracy"))
     out.print(f"{cell} seed {seed}: {accuracy} after {len(result.rounds)} rounds", soft_wrap=True)
+    out.print(f"weights {result.weights_hash}", soft_wrap=True)
     kept = Store(out_dir / part.section.key).all().get(own.id)
     before = next((r for r in kept.repeats if r.seed == seed), None) if kept else None
-    if before is None or before.weights_hash is None:
-        out.print("there is no recorded repeat to compare it with")
+    if kept is None or before is None or before.weights_hash is None:
+        out.print(
+            f"no such repeat is recorded in {out_dir}: compare with weights_hash in a report's repeats.csv",
+            soft_wrap=True,
+        )
         return Exit.DONE
-    same = before.weights_hash == result.weights_hash
-    out.print(
-        "the same weights as recorded, bit for bit" if same else "its weights DIFFER from those recorded"
-    )
-    return Exit.DONE if same else Exit.FAILED
+    if before.weights_hash == result.weights_hash:
+        out.print("the same weights as recorded, bit for bit")
+        return Exit.DONE
+    why = why_other(kept, before, part.versions[own.id], result, machine.here().cpu)
+    out.print(f"its weights DIFFER from those recorded, {before.weights_hash}: {why}", soft_wrap=True)
+    return Exit.FAILED
 
 
 @app.command()

@@ -204,6 +204,22 @@ def check_same_data(job: str, records: Iterable[CellRecord], experiment: Experim
         )
 
 
+def why_other(record: CellRecord, kept: Repeat, now: Versions, again: Repeat, processor: str) -> str:
+    """What is known to differ between a recorded repeat and the same one run again here, which ended with
+    other weights. `record`: the one of `kept`."""
+    reasons = [what for what, _ in now.differences(record.versions)]
+    if kept.data_hash and again.data_hash and kept.data_hash != again.data_hash:
+        reasons.append(f"the data are others (content {again.data_hash[:9]}, was {kept.data_hash[:9]})")
+    if record.environment.cpu != processor:
+        reasons.append(f"the processor is {processor} and was {record.environment.cpu}")
+    cut = any(done.late or done.lost for repeat in (kept, again) for done in repeat.rounds)
+    if cut and record.experiment.machines.clock == "real":
+        reasons.append("clients were cut off by the real clock, which never cuts twice alike")
+    if not reasons:
+        return "although code, packages, task, data and processor are the same"
+    return "; ".join(dict.fromkeys(reasons))
+
+
 def _write(path: Path, text: str) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -5,7 +5,7 @@ Results are only comparable where these are the same; records.py refuses to put 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -34,23 +34,27 @@ class Versions(BaseModel):
     labels: Digest | None  # nothing where the data is elsewhere
 
     def differs(self, kept: Versions) -> tuple[str, str] | None:
-        """(what was changed since `kept`, how to undo it); None where results can stand side by side."""
+        """The first of `differences`; None where results can stand side by side."""
+        return next(self.differences(kept), None)
+
+    def differences(self, kept: Versions) -> Iterator[tuple[str, str]]:
+        """(what was changed since `kept`, how to undo it)."""
         if kept.study != self.study:
-            return "the study file was changed", "restore it"
+            yield "the study file was changed", "restore it"
         if kept.code != self.code:
             if kept.git_commit is None:
-                return "the code was changed (they are of no git commit)", "restore it"
-            commit = kept.git_commit[:9]
-            return f"the code was changed (they are of git commit {commit})", f"check out {commit}"
+                yield "the code was changed (they are of no git commit)", "restore it"
+            else:
+                commit = kept.git_commit[:9]
+                yield f"the code was changed (they are of git commit {commit})", f"check out {commit}"
         for name, version in self.packages.items():
             if kept.packages.get(name) != version:
                 before = kept.packages.get(name)
-                return f"{name} is {version} and was {before}", f"install {name} {before}"
+                yield f"{name} is {version} and was {before}", f"install {name} {before}"
         if kept.task != self.task:
-            return "the task's source was changed", "restore it"
+            yield "the task's source was changed", "restore it"
         if kept.labels != self.labels and None not in (kept.labels, self.labels):
-            return "the data set is another", "restore the data"
-        return None
+            yield "the data set is another", "restore the data"
 
 
 def here(study: Digest, task: Digest | None, labels: Array | None) -> Versions:

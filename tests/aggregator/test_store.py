@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from aggregator.database import Database
 from aggregator.events import Key
+from aggregator.files import RunFiles
 from aggregator.rows import Accepted, Commit, EvaluationRow, WorkerRow
 from aggregator.store import FILE, Store, open_store, read_store
 from hypothesis import HealthCheck, given, settings
@@ -351,8 +352,28 @@ def test_power_durability_means_synchronous_full(store: Store) -> None:
 
 def test_a_file_that_is_no_database_is_refused_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(b"not a database" * 1000)
-    with pytest.raises(CorruptStore, match=r"lab.sqlite cannot be used.*put it back from a copy.*exported"):
+    with pytest.raises(
+        CorruptStore, match=r"lab.sqlite cannot be used.*put it back from a copy.*runs/RUN/weights"
+    ):
         open_store(tmp_path / FILE)
+
+
+@pytest.mark.parametrize("left", [b"", None])
+def test_a_lost_database_is_not_taken_for_a_new_lab_s_where_runs_are(
+    tmp_path: Path, left: bytes | None
+) -> None:
+    RunFiles(tmp_path, "r").prepare()
+    if left is not None:
+        (tmp_path / FILE).write_bytes(left)
+    log = tmp_path / f"{FILE}-wal"
+    log.write_bytes(b"what was committed last")
+    with pytest.raises(CorruptStore, match=r"lab.sqlite is .*put it back from a copy.*runs/RUN/weights"):
+        open_store(tmp_path / FILE)
+    assert log.read_bytes() == b"what was committed last"
+    assert left is not None or not (tmp_path / FILE).exists()
+    log.unlink()
+    (tmp_path / "runs").rename(tmp_path / "runs-before")
+    assert open_store(tmp_path / FILE).runs() == []
 
 
 def test_a_database_of_another_version_is_refused_and_left_alone(store: Store, tmp_path: Path) -> None:

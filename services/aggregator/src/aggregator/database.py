@@ -18,8 +18,8 @@ from aggregator.schema import SCHEMA, VERSION
 BUSY_SECONDS: Final = 5.0
 _MUCH: Final = 16_000  # pages of the log, at which SQLite itself would write them back, waiting for the disk
 _REMEDY: Final = (
-    "move it away and start anew, or put it back from a copy; the weights in the run folders beside it are"
-    " whole files of their own and can still be exported"
+    "put it back from a copy, or move it and the folder runs beside it away and start anew; weights that are"
+    " wanted are safetensors files in runs/RUN/weights, to be copied as they are"
 )
 
 
@@ -91,6 +91,7 @@ def open_database(path: Path) -> Database:
     """Open the database, or make it, and look it over. Raises CorruptStore for one that cannot be trusted."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _check_not_lost(path)
         # Another thread may use it, one at a time: who opens it sees to that.
         db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     except (OSError, sqlite3.DatabaseError) as error:
@@ -126,6 +127,14 @@ def read_database(path: Path) -> Database:
     except sqlite3.DatabaseError as error:
         raise _translated(error, path) from error
     return Database(db, path)
+
+
+def _check_not_lost(path: Path) -> None:
+    """Before SQLite makes a new one, and throws the lost one's log away with that. Raises CorruptStore."""
+    there = path.exists()
+    if not (there and path.stat().st_size) and any(path.parent.glob("runs/*/weights")):
+        what = "is empty" if there else "is not there"
+        raise CorruptStore(f"{path} {what}, but runs are in the folder runs beside it: {_REMEDY}")
 
 
 def _check(db: sqlite3.Connection, path: Path) -> None:

@@ -7,6 +7,7 @@ import re
 import statistics
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lab.options import TASKS
 from lab.study import claims, curves, grids, page, plots, words
 from lab.study.cells import Cell
 from lab.study.effects import effects, effects_of, ranked, strata
@@ -518,7 +520,7 @@ def test_a_target_that_some_repeats_miss_is_never_compared(tmp_path: Path) -> No
         (f"3.0 ± {stats.t.ppf(0.975, 2) / np.sqrt(12 * 3):.1f} (3)", "–"),
         ("not in 3", "–"),
     ]
-    lines = list(csv.DictReader(grids.effects_csv([own]).splitlines()))
+    lines = list(csv.DictReader(grids.effects_csv([own], TASKS).splitlines()))
     missed = [line for line in lines if line["outcome"] == "rounds_to_target"]
     assert [line["verdict"] for line in missed] == ["not in every repeat"] * 2
     assert not any(line[name] for line in missed for name in ("difference", "low", "high", "p"))
@@ -612,6 +614,24 @@ def test_a_time_says_which_clock_it_is_of_in_words_and_in_figures(tmp_path: Path
     assert learned is not None and f"over time, s ({clock} clock)" in learned.text
 
 
+def test_every_outcome_is_drawn_and_series_without_room_are_named_below(tmp_path: Path) -> None:
+    path = tiny(tmp_path)
+    five = '"accuracy", "loss", "round_seconds", "bytes", "cpu_seconds"'
+    body = path.read_text().replace('"accuracy", "rounds_to_target"', five)
+    path.write_text(body + OTHER_BATCHES.replace("64]", "64, 80, 96, 112, 128, 144, 160]"))
+    part = section(path)
+    own = summary(part, records(part, lambda _cell, seed: 0.8 + seed / 100))
+    drawn = plots.effect(own, own.factors[0])
+    assert drawn is not None and drawn.left_out == "In the table alone: 144; 160."
+    for label in ("test accuracy, %", "test loss", "bytes moved", "CPU time, s"):
+        assert label in drawn.inline
+    report = _report(tmp_path, section(tiny(tmp_path)))
+    part_of_it = replace(report.parts[0], plots=[replace(report.parts[0].plots[0], left_out=drawn.left_out)])
+    page.write(replace(report, parts=[part_of_it]), tmp_path / "made")
+    for name in ("report.html", "report.md"):
+        assert (tmp_path / "made" / name).read_text().count("In the table alone: 144; 160.") == 1
+
+
 def test_a_legend_of_many_curves_leaves_them_room(tmp_path: Path) -> None:
     path = tiny(tmp_path, "[2, 3, 4, 5, 6, 7, 8]", "centralized = true")
     path.write_text(path.read_text() + OTHER_BATCHES)
@@ -635,6 +655,46 @@ def test_short_curves_can_be_seen_beside_long_ones_and_lines_beside_wide_bands(
     assert axes.get_xscale() == scale
     low, high = axes.get_ylim()
     assert 0.4 < low < 0.5 and 0.97 < high < 1.1
+
+
+def test_what_is_synthetic_is_said_in_each_figure_and_csv(tmp_path: Path) -> None:
+    path = tiny(tmp_path)
+    path.write_text(path.read_text().replace('task = "digits"', 'task = "clouds"'))
+    part = section(path)
+    for plot in _report(tmp_path, part).parts[0].plots:
+        assert "The clouds are synthetic scenes" in plot.inline
+        assert b"The clouds are synthetic scenes" in plot.svg  # a comment beside its letters' outlines
+    page.write_tables([part], tmp_path / "out", tmp_path / "made")
+    for name in ("cells", "effects", "repeats"):
+        lines = list(csv.DictReader((tmp_path / f"made/{name}.csv").open()))
+        assert lines and all("SYNTHETIC" in line["data"] for line in lines)
+    plain = _report(tmp_path / "plain", section(tiny(tmp_path)))
+    assert not any("synthetic" in plot.inline for plot in plain.parts[0].plots)
+
+
+def test_tables_for_machines_say_which_clock_a_time_is_of(tmp_path: Path) -> None:
+    path = tiny(tmp_path, more="centralized = true")
+    body = path.read_text().replace('"accuracy", "rounds_to_target"', '"seconds", "round_seconds", "bytes"')
+    path.write_text(f'{body}\n[experiment.machines]\nclock = "virtual"\nsamples_per_second = 1000\n')
+    part = section(path)
+    for record in records(part, lambda _cell, seed: 0.7 + seed / 100).values():
+        Store(tmp_path / "out/tiny").write(record)
+    page.write_tables([part], tmp_path / "out", tmp_path / "made")
+
+    def lines(name: str) -> list[dict[str, str]]:
+        return list(csv.DictReader((tmp_path / f"made/{name}.csv").open()))
+
+    cells = {(row["kind"], row["measure"]): row["clock"] for row in lines("cells")}
+    assert [cells["federated", m] for m in ("seconds", "seconds_to_target", "round_clock")] == ["virtual"] * 3
+    assert (cells["federated", "round_seconds"], cells["centralized", "seconds"]) == ("real", "real")
+    assert cells["federated", "accuracy"] == cells["federated", "cpu_seconds"] == ""
+    clocks = {row["outcome"]: row["clock"] for row in lines("effects")}
+    assert clocks == {"seconds": "virtual", "round_seconds": "real", "bytes": ""}
+    assert {row["cell"]: row["clock"] for row in lines("repeats")} == {
+        "clients-2": "virtual",
+        "clients-8": "virtual",
+        "centralized": "real",
+    }
 
 
 def test_names_with_commas_are_told_apart() -> None:

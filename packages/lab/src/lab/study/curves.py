@@ -24,8 +24,11 @@ _FAR_APART = 20  # times as many rounds in the longest curve as in the shortest,
 _ROOM = 0.08  # of the height that the lines take, above and below them
 
 
-def learning(summary: Summary) -> Plot | None:
-    """The target's metric over rounds, or over examples where there is a baseline: mean and 95 % band."""
+def learning(summary: Summary, note: str = "") -> Plot | None:
+    """The target's metric over rounds, or over examples where there is a baseline: mean and 95 % band.
+
+    `note`: of the data, to stand in the figure.
+    """
     target = target_of(summary.study)
     metric = summary.study.target_metric
     panels = _panels(summary)
@@ -52,7 +55,7 @@ def learning(summary: Summary) -> Plot | None:
             axes.set_visible(False)
         _frame(list(grid.flat[: len(panels)]), axis)
         text = f"Learning curves of {summary.section.key}: {metric_words(metric)} over {over}"
-        return plotted(figure, f"{summary.section.key}-learning", text, _read(axis, summary))
+        return plotted(figure, f"{summary.section.key}-learning", text, _read(axis, summary), note)
 
 
 def _read(axis: str, summary: Summary) -> str:

@@ -29,6 +29,9 @@ class Stratum:
         there = {self._at(row) for row in self.rows}
         return [name for name in map(level_name, self.factor.levels) if name in there]
 
+    def at(self, *levels: str) -> list[Row]:
+        return [row for row in self.rows if self._at(row) in levels]
+
     @property
     def task(self) -> str:
         return self.rows[0].cell.experiment.task

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from roundtable.experiment import Experiment
+
 from lab.data import described
 from lab.study.effects import Effect, Stratum, effects, effects_of
 from lab.study.files import level_name
@@ -140,7 +142,7 @@ def of_effects(table: Mapping[str, list[Effect]]) -> Table | None:
 
 
 def _g(value: float | None) -> str:
-    """Where single runs hardly differ any difference is huge in their standard deviations."""
+    """Where seeds hardly differ any difference is huge in their standard deviations."""
     if value is None:
         return "–"
     return f"{value:+.1f}".replace("-", "−") if abs(value) < 100 else "> 100" if value > 0 else "< −100"
@@ -189,7 +191,7 @@ def _curve(found: Summary) -> str:
 
 def cells_csv(found: Sequence[Summary], tasks: Path) -> str:
     """`data` is what the task says of its data set, such as that it is synthetic."""
-    head = "study cell kind levels measure unit mean low high n finished failed data"
+    head = "study cell kind levels measure unit clock mean low high n finished failed data"
     lines = []
     for own in found:
         for row in (*own.rows, *own.baselines):
@@ -198,35 +200,53 @@ def cells_csv(found: Sequence[Summary], tasks: Path) -> str:
             for measure in measures(own.study).values():
                 value = row.of(measure)
                 cell = [own.section.key, row.cell.id, row.cell.kind, levels, measure.name, measure.unit]
+                cell.append(_clock(measure, row.cell.experiment))
                 figures = map(_raw, (value.mean, value.low, value.high))
                 lines.append([*cell, *figures, value.n, len(row.finished), len(row.failed), about])
     return _csv(head.split(), lines)
 
 
-def effects_csv(found: Sequence[Summary]) -> str:
-    """Every comparison. `p` is of the paired t test, `p_holm` with the factor's other levels allowed for."""
-    head = "study factor task outcome unit reference level n difference low high p p_holm verdict"
+def effects_csv(found: Sequence[Summary], tasks: Path) -> str:
+    """Every comparison. `p` is of the paired t test, `p_holm` with the factor's other levels allowed for.
+
+    `clock`: of both levels, or "real, virtual".
+    """
+    head = "study factor task outcome unit clock reference level n difference low high p p_holm verdict data"
     lines = []
     for own in found:
         for effect in effects(own):
             measure, of = effect.measure, effect.difference
+            rows = effect.stratum.at(effect.reference, effect.level)
+            clocks = dict.fromkeys(_clock(measure, row.cell.experiment) for row in rows)
             what = [own.section.key, effect.factor.name, effect.stratum.task, measure.name, measure.unit]
+            what += [", ".join(clocks), effect.reference, effect.level]
             figures = map(_raw, (of.mean, of.low, of.high, of.p, effect.adjusted))
-            lines.append([*what, effect.reference, effect.level, of.each.n, *figures, effect.verdict])
+            about = dict.fromkeys(described(row.cell.experiment, tasks) for row in rows)
+            lines.append([*what, of.each.n, *figures, effect.verdict, "; ".join(filter(None, about))])
     return _csv(head.split(), lines)
 
 
-def repeats_csv(found: Sequence[Summary]) -> str:
+def _clock(measure: Measure, experiment: Experiment) -> str:
+    """Which clock a time is of; nothing for what is not a time of either."""
+    if measure.clocked:
+        return experiment.machines.clock
+    return "real" if measure.name == "round_seconds" else ""
+
+
+def repeats_csv(found: Sequence[Summary], tasks: Path) -> str:
+    """`clock` is that of `seconds`, `round_clock` and `seconds_to_target`; `round_seconds` are real ones."""
     names = list(dict.fromkeys(name for own in found for name in measures(own.study)))
     lines = []
     for own in found:
         known = measures(own.study)
         for record in own.records:
+            clock, about = record.experiment.machines.clock, described(record.experiment, tasks)
             for repeat in record.repeats:
                 values = [_raw(known[name].of(repeat) if name in known else None) for name in names]
-                told = [repeat.seed, repeat.state, repeat.reason or "", repeat.run or ""]
-                lines.append([own.section.key, record.cell, *told, *values, repeat.weights_hash or ""])
-    return _csv(["study", "cell", "seed", "state", "reason", "run", *names, "weights_hash"], lines)
+                told = [repeat.seed, repeat.state, repeat.reason or "", repeat.run or "", clock]
+                lines.append([own.section.key, record.cell, *told, *values, repeat.weights_hash or "", about])
+    head = ["study", "cell", "seed", "state", "reason", "run", "clock", *names, "weights_hash", "data"]
+    return _csv(head, lines)
 
 
 def _csv(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:

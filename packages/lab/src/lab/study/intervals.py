@@ -162,7 +162,11 @@ class Difference(_Around):
 
     @property
     def g(self) -> float | None:
-        """Hedges' g (1981): in standard deviations of single runs. Nothing where these have no spread."""
+        """Hedges' g (1981): in standard deviations of either side's values, pooled; nothing without spread.
+
+        Where a side's values are means over cells it is their spread that counts, which is less than that of
+        single runs.
+        """
         freedom = self.a.n + self.b.n - 2
         if self.a.n < 2 or self.b.n < 2 or self.mean is None:
             return None

@@ -110,8 +110,8 @@ def write_tables(sections: Sequence[Section], out: Path, folder: Path, tasks: Pa
     """cells.csv, effects.csv and repeats.csv."""
     found = [summary(section, Store(out / section.key).all()) for section in sections]
     _put(folder / "cells.csv", grids.cells_csv(found, tasks).encode())
-    _put(folder / "effects.csv", grids.effects_csv(found).encode())
-    _put(folder / "repeats.csv", grids.repeats_csv(found).encode())
+    _put(folder / "effects.csv", grids.effects_csv(found, tasks).encode())
+    _put(folder / "repeats.csv", grids.repeats_csv(found, tasks).encode())
 
 
 def _check_together(section: Section, records: Mapping[str, CellRecord]) -> None:
@@ -142,10 +142,12 @@ def _check_together(section: Section, records: Mapping[str, CellRecord]) -> None
 
 
 def _part(found: Summary, command: str, out: Path, tasks: Path) -> Part:
-    drawn = [curves.learning(found), *(plots.effect(found, factor) for factor in found.factors)]
-    drawn += pictures.of(found, out, tasks)
     told = dict.fromkeys(data.described(record.experiment, tasks) for record in found.records)
     described = [line for line in told if line]
+    synthetic = _SYNTHETIC if any("SYNTHETIC" in line for line in described) else ""
+    note = synthetic.rstrip(".")
+    drawn = [curves.learning(found, note), *(plots.effect(found, factor, note) for factor in found.factors)]
+    drawn += pictures.of(found, out, tasks, note)
     title = f"Every cell: mean ± half the 95 % interval (n); times are of the {found.clock}"
     by_factor = [grids.of_factor(found, own) for factor in found.factors for own in strata(found, factor)]
     tables = [*(table for table in by_factor if table is not None), (title, grids.of_cells(found))]
@@ -155,7 +157,7 @@ def _part(found: Summary, command: str, out: Path, tasks: Path) -> Part:
         key=found.section.key,
         study=found.study,
         data=described,
-        synthetic=_SYNTHETIC if any("SYNTHETIC" in line for line in described) else "",
+        synthetic=synthetic,
         words=words.of_section(found),
         plots=[plot for plot in drawn if plot is not None],
         tables=tables,

@@ -60,8 +60,11 @@ def make(out: Path, sections: Sequence[Section], folders: Folders) -> Iterator[s
                 yield f"{section.key}/{record.cell}: {error}"
 
 
-def of(found: Summary, out: Path, tasks: Path) -> list[Plot]:
-    """The images, the masks, and a row of predictions for each cell: so many a figure as a page holds."""
+def of(found: Summary, out: Path, tasks: Path, note: str = "") -> list[Plot]:
+    """The images, the masks, and a row of predictions for each cell: so many a figure as a page holds.
+
+    `note`: of the data, to stand in each.
+    """
     rows: dict[str, Array] = {}
     truth: dict[str, Array] = {}
     classes: tuple[str, ...] = ()
@@ -83,7 +86,7 @@ def of(found: Summary, out: Path, tasks: Path) -> list[Plot]:
         legend = "Rows: test images, their masks, then what one run's last weights of each cell make of them"
         name = f"{found.section.key}-predictions-{page}"
         labelled = {fill(row, ACROSS): own for row, own in own_rows.items()}
-        drawn.append(plotted(figure({**truth, **labelled}, classes, ""), name, about, legend))
+        drawn.append(plotted(figure({**truth, **labelled}, classes, ""), name, about, legend, note))
     return drawn
 
 

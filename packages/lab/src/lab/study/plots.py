@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from textwrap import fill
 from typing import Any
 
@@ -32,7 +32,10 @@ LETTERS = 42  # that have room side by side below half a figure
 
 @dataclass(frozen=True)
 class Plot:
-    """`name` is its file's; `text` says what is seen, `legend` how to read it."""
+    """`name` is its file's; `text` says what is seen, `legend` how to read it.
+
+    `left_out`: what there was no room for, a sentence.
+    """
 
     name: str
     text: str
@@ -40,11 +43,15 @@ class Plot:
     inline: str  # an <svg> element
     svg: bytes
     png: bytes
+    left_out: str = ""
 
 
-def effect(summary: Summary, factor: Factor) -> Plot | None:
-    """Each outcome over the factor's levels: every repeat as a point, the mean and its 95 % interval."""
-    outcomes = [m for m in summary.outcomes if any(any(row.of(m).values) for row in summary.rows)][:4]
+def effect(summary: Summary, factor: Factor, note: str = "") -> Plot | None:
+    """Each outcome over the factor's levels: every repeat as a point, the mean and its 95 % interval.
+
+    `note`: of the data, to stand in the figure.
+    """
+    outcomes = [m for m in summary.outcomes if any(any(row.of(m).values) for row in summary.rows)]
     if not outcomes or len(factor.levels) < 2:
         return None
     columns = min(len(outcomes), 2)
@@ -68,12 +75,15 @@ def effect(summary: Summary, factor: Factor) -> Plot | None:
         for axes in grid.flat[len(outcomes) :]:
             axes.set_visible(False)
         names = ", ".join(measure.label for measure in outcomes)
-        return plotted(
+        drawn = plotted(
             figure,
             f"{summary.section.key}-{factor.name}",
             f"{names} over {factor.label or factor.name}",
             _read(summary, factor, outcomes),
+            note,
         )
+    missing = [label for label, _ in _series(summary, factor)[TOGETHER:]]
+    return replace(drawn, left_out=f"In the table alone: {'; '.join(missing)}." if missing else "")
 
 
 def _read(summary: Summary, factor: Factor, outcomes: Sequence[Measure]) -> str:
@@ -232,7 +242,10 @@ def _reference(axes: Any, summary: Summary, measure: Measure) -> None:
         )
 
 
-def plotted(figure: Figure, name: str, text: str, legend: str) -> Plot:
+def plotted(figure: Figure, name: str, text: str, legend: str, note: str = "") -> Plot:
+    """`note` stands in the figure itself, so that it goes wherever a copy of it goes."""
+    if note:
+        figure.suptitle(note, x=0.995, ha="right", fontsize=8, color=GREY)
     inline = svg(figure, name)
     whole, png = io.BytesIO(), io.BytesIO()
     with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": name}):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -222,6 +223,19 @@ def test_check_says_no_span_where_all_clients_have_as_much(
     assert "  1 of 2 clients take part in a round, 719 training examples each\n" in capsys.readouterr().out
     assert run_app(["partition", str(alike)]) == Exit.DONE
     assert "2 clients of 719 examples" in capsys.readouterr().out
+
+
+def test_what_the_terminal_has_no_letters_for_is_no_traceback(good: Path) -> None:
+    script = "import sys; from lab.cli import main; sys.argv = ['lab', 'check', sys.argv[1]]; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(good)],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b" ? 4 clients" in done.stdout
 
 
 def test_partition_counts_every_example_once_and_draws(

@@ -5,6 +5,7 @@ The commands are put together in commands.py, where each mistake of a user's bec
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from contextlib import suppress
@@ -14,6 +15,8 @@ from typing import NoReturn
 def main() -> NoReturn:
     """Run `lab` and exit with its code."""
     try:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # "?" for what its encoding has no letter for
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # wherever TensorFlow comes to be imported
         from lab import fonts, signals
 

@@ -75,7 +75,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"keep": {"updates": "last:0"}}, 'keep.updates: found "last:0"; allowed: "none", "all" or "last:n"'),
     (
         {"training": {"batch_size": "ful"}},
-        'training.batch_size: found "ful"; allowed: a whole number, at least 1, or "full"',
+        'training.batch_size: found "ful"; '
+        'allowed: a whole number, at least 1 and at most 2147483647, or "full"',
     ),
     # ranges
     ({"seed": -1}, "seed: found -1; allowed: a whole number, at least 0 and at most 4294967295"),
@@ -107,6 +108,26 @@ BAD: list[tuple[dict[str, Any], str]] = [
         "partition.alpha: found 0; allowed: a number, above 0",
     ),
     ({"partition": {"kind": "fixed"}}, "partition.size: found nothing; allowed: a whole number, at least 1"),
+    *(
+        ({table: {field: most + 1}}, f"{table}.{field}: found {most + 1}; allowed: a whole number, at least")
+        for table, field, most in (
+            ("training", "epochs", 10_000),
+            ("training", "batch_size", 2**31 - 1),
+            ("evaluation", "every", 1_000_000),
+            ("stop", "patience", 1_000_000),
+            ("keep", "checkpoint_every", 1_000_000),
+        )
+    ),
+    (
+        {"training": {"threads": {"intra": 1025}}},
+        "training.threads.intra: found 1025; allowed: a whole number, at least 1 and at most 1024",
+    ),
+    (
+        {"partition": {"kind": "shards", "shards_per_client": 2**31}},
+        "partition.shards_per_client: found 2147483648; allowed: a whole number, at least 1 and at most",
+    ),
+    ({"task_options": {"size": 2**63}}, "task_options.size: found a whole number of 64 bits"),
+    ({"seed": 16**5000}, "seed: found a number of more than 4,300 digits; allowed: a whole number"),
     # kinds of value
     ({"training": {"epochs": "3"}}, 'training.epochs: found "3"; allowed: a whole number, at least 1'),
     ({"training": {"epochs": 1.5}}, "training.epochs: found 1.5; allowed: a whole number, at least 1"),
@@ -239,6 +260,10 @@ class TestFiles:
         path = self.write(tmp_path, 'name = "x"\ntask = "mnist"\n[rounds]\ncount = 3\n')
         assert load(path) == Experiment.model_validate({**LEAST, "rounds": {"count": 3}})
 
+    def test_the_mark_that_some_editors_put_first_is_no_fault(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path, b'\xef\xbb\xbfname = "x"\ntask = "mnist"\n')
+        assert load(path).name == "x"
+
     @pytest.mark.parametrize(
         ("text", "words"),
         [
@@ -247,10 +272,11 @@ class TestFiles:
             ("[rounds]\n[rounds]", "is not TOML"),
             (b'name = "\xff"', "is not UTF-8"),
             ("a = " + "[" * 100_000, "is not TOML"),
+            ("seed = " + "9" * 5000, "has a number of more than 4,300 digits"),
             ("", "name: found nothing"),
             ('name = "x"\ntask = "mnist"\nseed = 2025-01-01', "seed: found"),
         ],
-        ids=["cut", "twice", "table twice", "latin-1", "deep", "empty", "a date"],
+        ids=["cut", "twice", "table twice", "latin-1", "deep", "long", "empty", "a date"],
     )
     def test_what_cannot_be_read_is_told_with_the_files_name(
         self, tmp_path: Path, text: str | bytes, words: str

@@ -188,8 +188,28 @@ class TestShards:
         assert max(len(np.unique(LABELS[part])) for part in parts) in (3, 4)
 
     def test_too_few_examples_for_the_shards_are_refused(self) -> None:
-        with pytest.raises(InvalidExperiment, match="at most 2, what 10 examples suffice for, 4 each"):
+        asked = "partition.shards_per_client: found 4 for 3 clients, 12 of 10 examples"
+        with pytest.raises(
+            InvalidExperiment, match=f"^{asked}; allowed: at most 3, or clients.count at most 2$"
+        ):
             Shards(shards_per_client=4).split(np.zeros(10), 3, 1)
+
+    @pytest.mark.parametrize(
+        ("partitioner", "field"),
+        [
+            (Shards(shards_per_client=2000), "shards_per_client"),
+            (Dirichlet(min_size=2000), "min_size"),
+            (QuantitySkew(min_size=2000), "min_size"),
+        ],
+        ids=["shards", "dirichlet", "quantity"],
+    )
+    def test_what_is_too_much_for_any_client_is_the_field_at_fault(
+        self, partitioner: Partitioner, field: str
+    ) -> None:
+        with pytest.raises(
+            InvalidExperiment, match=rf"^partition.{field}: found 2000 for 10 .*; allowed: at most 143$"
+        ):
+            partitioner.split(np.zeros(1438), 10, 1)
 
 
 def skew(parts: list[Int64]) -> float:

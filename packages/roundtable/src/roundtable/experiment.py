@@ -29,7 +29,7 @@ else:
     import tomli as tomllib
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
-Positive = Annotated[int, Field(gt=0)]
+Period = Annotated[int, Field(gt=0, le=1_000_000)]  # in rounds or evaluations
 
 
 _NAME = "1 to 60 small letters, digits and hyphens, a letter or digit first"
@@ -52,15 +52,15 @@ class Clients(Section):
 class Threads(Section):
     """TensorFlow's thread counts; more than one can change a CNN's bits."""
 
-    intra: Positive = 1
-    inter: Positive = 1
+    intra: Annotated[int, Field(gt=0, le=1024)] = 1
+    inter: Annotated[int, Field(gt=0, le=1024)] = 1
 
 
 class Training(Section):
     """What a client does with the global weights. `batch_size = "full"` and one epoch make FedSGD's step."""
 
-    epochs: Positive = 1
-    batch_size: Positive | Literal["full"] = 32
+    epochs: Annotated[int, Field(gt=0, le=10_000)] = 1  # each client's shuffles of a round are drawn at once
+    batch_size: Annotated[int, Field(gt=0, lt=2**31)] | Literal["full"] = 32  # TensorFlow's int32
     optimizer: Literal["sgd", "adam"] = "sgd"
     learning_rate: Annotated[float, Field(gt=0)] = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0  # sgd only
@@ -98,7 +98,7 @@ class Rounds(Section):
 class Evaluation(Section):
     """Centralized on the task's test set, in fixed shards; federated on the clients' held-out examples."""
 
-    every: Positive = 1  # rounds; the last round is always evaluated
+    every: Period = 1  # rounds; the last round is always evaluated
     shards: Annotated[int, Field(gt=0, le=1000)] = 5
     federated: bool = False
     personalized: bool = False  # each client, on its held-out examples before and after its local training
@@ -108,13 +108,13 @@ class Stop(Section):
     """End early: at a test accuracy, or when it has not improved for `patience` evaluations."""
 
     accuracy: Fraction | None = None
-    patience: Positive | None = None
+    patience: Period | None = None
 
 
 class Keep(Section):
     """What stays on disk after a round. `updates`: "none", "last:n" or "all"."""
 
-    checkpoint_every: Annotated[int, Field(ge=0)] = 0  # besides the latest and the best
+    checkpoint_every: Annotated[int, Field(ge=0, le=1_000_000)] = 0  # besides the latest and the best
     updates: Annotated[str, Field(pattern=r"^(none|all|last:[1-9][0-9]{0,5})$", description=_UPDATES)] = (
         "none"
     )
@@ -140,6 +140,12 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Experiment:
+        for name, value in self.task_options.items():
+            if isinstance(value, int) and not -(2**63) <= value < 2**63:
+                raise ValueError(
+                    f"task_options.{name}: found a whole number of {value.bit_length()} bits; "
+                    "allowed: one that fits 64, with its sign"
+                )
         for name in ("federated", "personalized"):
             if getattr(self.evaluation, name) and self.clients.holdout == 0:
                 raise ValueError(
@@ -192,7 +198,7 @@ def parse(body: dict[str, Any], source: str = "experiment") -> Experiment:
 def load(path: Path) -> Experiment:
     """Read and check an experiment file. Raises InvalidExperiment."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # editors on Windows put a mark before the text
     except OSError as error:
         raise InvalidExperiment(
             f"{path}: cannot be read ({error.strerror}); see experiments/ for examples"
@@ -206,8 +212,12 @@ def loads(text: str, source: str = "experiment") -> Experiment:
     """Check the text of an experiment file. Raises InvalidExperiment."""
     try:
         body = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError, or a number of too many digits
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InvalidExperiment(f"{source}: is not TOML ({error})") from None
+    except ValueError:  # Python's own, without a place
+        raise InvalidExperiment(
+            f"{source}: has a number of more than 4,300 digits, too many to read"
+        ) from None
     if "task" not in body and body.keys() & {"experiment", "factors", "parts"}:
         raise InvalidExperiment(f"{source}: is a study, not an experiment: `lab study run` takes it")
     return parse(body, source)

@@ -197,7 +197,10 @@ def _shown(value: object) -> str:
     """A value as its author wrote it."""
     if isinstance(value, dict):
         return "a table"
-    return _printable(json.dumps(value, ensure_ascii=False, default=str))
+    try:
+        return _printable(json.dumps(value, ensure_ascii=False, default=str))
+    except ValueError:  # written in hexadecimal digits, which Python reads at any length
+        return "a number of more than 4,300 digits"
 
 
 def _printable(text: str) -> str:

@@ -19,7 +19,7 @@ from roundtable.types import Array, Float64, Int64
 
 TRIES: Final = 2000  # Dirichlet draws before giving up on the minimum size; a second or so
 
-Count = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(gt=0, lt=2**31)]
 Concentration = Annotated[float, Field(gt=0, le=1e6)]
 
 
@@ -60,7 +60,7 @@ class Shards(_Partitioner):
     shards_per_client: Count = 2
 
     def split(self, labels: Array, clients: int, seed: int) -> list[Int64]:
-        _enough(labels, clients, self.shards_per_client)
+        _enough(labels, clients, "shards_per_client", self.shards_per_client)
         number = clients * self.shards_per_client
         shards = np.array_split(np.argsort(labels, kind="stable"), number)
         dealt = _draw(seed, 0x54A2D).permutation(number).reshape(clients, self.shards_per_client)
@@ -80,7 +80,7 @@ class Dirichlet(_Partitioner):
     min_size: Count = 10
 
     def split(self, labels: Array, clients: int, seed: int) -> list[Int64]:
-        total = _enough(labels, clients, self.min_size)
+        total = _enough(labels, clients, "min_size", self.min_size)
         draw = _draw(seed, 0xD1)
         _, which, sizes = np.unique(labels, return_inverse=True, return_counts=True)
         for _ in range(TRIES):
@@ -143,7 +143,7 @@ class QuantitySkew(_Partitioner):
         return self
 
     def split(self, labels: Array, clients: int, seed: int) -> list[Int64]:
-        total = _enough(labels, clients, self.min_size)
+        total = _enough(labels, clients, "min_size", self.min_size)
         draw = _draw(seed, 0x9517E)
         sizes = self.min_size + _apportion(total - clients * self.min_size, self._shares(draw, clients))
         return _sorted(np.split(draw.permutation(total), np.cumsum(sizes)[:-1]))
@@ -212,19 +212,24 @@ def _sorted(parts: list[Int64]) -> list[Int64]:
     return [np.sort(part).astype(np.int64) for part in parts]
 
 
-def _enough(labels: Array, clients: int, each: int = 1) -> int:
-    """The number of examples, where it suffices for `each` a client."""
+def _enough(labels: Array, clients: int, field: str = "", each: int = 1) -> int:
+    """The number of examples, where it suffices for `each` a client, which is what `field` asks for."""
     if labels.ndim != 1:
         raise InvalidTask(
             f"the task's labels have shape {labels.shape}: one label for each example is needed"
         )
-    if clients * each > len(labels):
-        share = f", {each} each" if each > 1 else ""
+    total = len(labels)
+    if clients > total:
         raise InvalidExperiment(
-            f"clients.count: found {clients}; allowed: at most {len(labels) // each}, "
-            f"what {len(labels)} examples suffice for{share}"
+            f"clients.count: found {clients}; allowed: at most {total}, what {total} examples suffice for"
         )
-    return len(labels)
+    if clients * each > total:
+        fewer = f", or clients.count at most {total // each}" if each <= total else ""
+        raise InvalidExperiment(
+            f"partition.{field}: found {each} for {clients} clients, {clients * each} of {total} examples; "
+            f"allowed: at most {total // clients}{fewer}"
+        )
+    return total
 
 
 def _apportion(total: int, shares: Float64) -> Int64:

@@ -56,7 +56,7 @@ def main() -> int:
         "only", nargs="*", metavar="BENCHMARK", help=f"of {', '.join(_BENCHMARKS)}; default: all"
     )
     parser.add_argument("--quick", action="store_true", help="fewer and smaller: to see that it works")
-    parser.add_argument("--output", type=Path, default=Path("bench-core.json"), help="where the figures go")
+    parser.add_argument("--output", type=Path, help="default: bench-core.json, or bench-NAMES.json")
     options = parser.parse_args()
     if unknown := set(options.only) - set(_BENCHMARKS):
         parser.error(
@@ -64,15 +64,18 @@ def main() -> int:
         )
     print(f"{time.strftime('%Y-%m-%d %H:%M')} · {_machine()}", flush=True)
     figures: list[Figure] = []
+    output = options.output or Path(
+        f"bench-{'-'.join(options.only) or 'core'}.json"
+    )  # a part leaves the whole
     for name in options.only or _BENCHMARKS:
         for measure in _BENCHMARKS[name](options.quick):
             started = time.monotonic()
             figures.append(measure())
-            write(figures, options.output)  # what has been measured stays, whatever happens to the rest
+            write(figures, output)  # what has been measured stays, whatever happens to the rest
             print(
                 f"{table(figures[-1:]).splitlines()[-1]}   ({time.monotonic() - started:.0f} s)", flush=True
             )
-    print(f"\n{table(figures)}\n\nwritten to {options.output}")
+    print(f"\n{table(figures)}\n\nwritten to {output}")
     missed = [figure.name for figure in figures if figure.met is False]
     if missed:
         print(f"missed: {', '.join(missed)}", file=sys.stderr)

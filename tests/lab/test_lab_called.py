@@ -12,6 +12,12 @@ from pathlib import Path
 import pytest
 from lab.called import as_called, command
 from lab.commands import run_app
+from lab.live import Silent
+from lab.native import Folders, Node, native
+from lab.options import _complete_run
+from lab.place import Place
+from lab.running import _interrupted
+from lab.session import Session, repeats
 
 LAB = Path(sys.executable).with_name("lab")
 
@@ -85,3 +91,42 @@ def test_messages_are_told_with_it_and_nothing_else_in_them_changes(
     assert "start one with `.venv/bin/lab run`" in capsys.readouterr().err
     assert run_app(["fly"]) == 2
     assert "see `.venv/bin/lab --help`" in capsys.readouterr().err
+
+
+def test_what_is_suggested_has_the_options_that_this_command_had() -> None:
+    """Folders, quoted; where the nodes are; and a report where the run has ended, which cannot be resumed."""
+    place = Place(Folders(Path("my runs"), Path("t"), Path("d's")))
+    session = Session(place, Silent(), 0.0, (Node("a", Path("nodes/a")),), run="r1")
+    folders = "--runs-dir 'my runs' --tasks-dir t --datasets-dir 'd'\"'\"'s'"
+    assert _interrupted(session)[-1].endswith(f"lab resume r1 --nodes-dir nodes {folders}")
+    assert repeats("r1", place, session.nodes) == (
+        f".venv/bin/lab run 'my runs/r1/experiment.toml' --nodes-dir nodes --again {folders}"
+    )
+    session.ended = True
+    assert _interrupted(session)[-1].endswith(f"lab report r1 {folders}")
+    assert (Place(Folders()).options, Place(Folders()).working) == ("", "")
+    assert place.options == " --runs-dir 'my runs'"
+    there = Place(Folders(tasks=Path("t")), "http://h:1", Path("my token"))
+    assert there.working == " --url http://h:1 --admin-token-file 'my token' --tasks-dir t"
+
+
+def test_runs_without_results_are_completed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("runs/2030-done", "runs/.aggregator/runs/2030-done", "runs/.aggregator/runs/2030-cut"):
+        Path(folder).mkdir(parents=True)
+    Path("runs/studies").mkdir()
+    Path("runs/2030-done/result.json").touch()
+    assert _complete_run("") == ["latest", "2030-cut", "2030-done"]
+    assert _complete_run("2030-c") == ["2030-cut"]
+
+
+def test_what_is_exported_for_another_lab_does_not_steer_this_ones_aggregator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("JOIN_TOKEN_FILE", "ADMIN_TOKEN_FILE", "EXPERIMENT", "TLS_CERT_FILE", "SPOOL_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("PUBLISHED_ON", "0.0.0.0")
+    monkeypatch.setenv("LOG_LEVEL", "DEBUG")
+    with native(Folders(tmp_path)) as lab, lab.api() as api:
+        assert api.runs() == []
+    assert not (tmp_path / "elsewhere").exists()

@@ -14,7 +14,7 @@ from lab.commands import run_app
 from lab.native import Folders, native
 from lab.results import Result, Spread, Startup
 from roundtable import experiment as experiments
-from roundtable.errors import InvalidInput
+from roundtable.errors import InvalidInput, InvalidSetting
 from roundtable.experiment import Experiment
 from roundtable.messages import CreateRun, RunDetail, WorkerView
 
@@ -92,6 +92,28 @@ def test_writing_again_keeps_the_logs(result: Result, tmp_path: Path) -> None:
     results.write(tmp_path / "runs", result, no_page, logs)
     folder = results.write(tmp_path / "runs", result, no_page)
     assert (folder / "logs" / "worker-1.log").read_text() == "hello\n"
+
+
+def test_a_folder_where_latest_should_point_is_told_and_the_results_are_there(
+    result: Result, tmp_path: Path
+) -> None:
+    (tmp_path / "latest/mine").mkdir(parents=True)
+    with pytest.raises(InvalidSetting) as caught:
+        results.write(tmp_path, result, no_page)
+    assert f"{tmp_path / 'latest'}: cannot be made to point to {result.run}" in str(caught.value)
+    assert str(caught.value).endswith(f"remove it; the results are in {tmp_path / result.run}/")
+    assert {path.name for path in tmp_path.iterdir()} == {"latest", result.run}
+    assert results.read(tmp_path / result.run) == result
+
+
+def test_a_result_that_cannot_be_read_or_written_says_what_to_do(result: Result, tmp_path: Path) -> None:
+    folder = results.write(tmp_path, result, no_page)
+    (folder / "result.json").write_text("{")
+    with pytest.raises(InvalidInput, match=f"remove it, then `lab report {result.run}` writes it anew"):
+        results.read(folder)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidSetting, match=f"`lab report {result.run} --runs-dir 'my runs'` tries again"):
+        results.write(tmp_path / "file", result, no_page, options=" --runs-dir 'my runs'")
 
 
 def test_a_stopped_run_does_not_become_the_latest(result: Result, tmp_path: Path) -> None:

@@ -23,8 +23,11 @@ PATIENCE: Seconds = 60.0  # without an answer from an aggregator elsewhere
 Told: TypeAlias = Event | RoundtableError | None  # None: the stream has ended
 
 
-def follow(api: Api, run: RunId, progress: Progress, show: Show, native: Native | None = None) -> RunDetail:
-    """Show the run until it has ended; returns all that is known of it then.
+def follow(
+    api: Api, run: RunId, progress: Progress, show: Show, native: Native | None = None, options: str = ""
+) -> RunDetail:
+    """Show the run until it has ended; returns all that is known of it then. `options`: of a suggested
+    `lab resume`.
 
     Raises Unreachable when the aggregator dies or stays silent, RunFailed when every worker of ours has died.
     """
@@ -36,7 +39,7 @@ def follow(api: Api, run: RunId, progress: Progress, show: Show, native: Native 
         while True:
             ended = _listen(told, progress)
             if native is not None:
-                _mourn(native, run, progress, show)
+                _mourn(native, f"`lab resume {run}{options}`", progress, show)
             show.update(progress)
             if ended:
                 detail = api.run(run)
@@ -70,7 +73,7 @@ def _listen(told: queue.Queue[Told], progress: Progress) -> bool:
         return False
 
 
-def _mourn(native: Native, run: RunId, progress: Progress, show: Show) -> None:
+def _mourn(native: Native, resume: str, progress: Progress, show: Show) -> None:
     """Take note of our processes that have ended unasked."""
     while True:
         try:
@@ -78,13 +81,11 @@ def _mourn(native: Native, run: RunId, progress: Progress, show: Show) -> None:
         except queue.Empty:
             return
         if child is native.aggregator:
-            raise Unreachable(f"the aggregator {_fate(child)}; `lab resume {run}` goes on where it was")
+            raise Unreachable(f"the aggregator {_fate(child)}; {resume} goes on where it was")
         progress.died[child.name] = child.last_words
         show.say(f"{child.name} {_fate(child)}", warn=True)
         if len(progress.died) == len(native.workers):
-            raise RunFailed(
-                f"every worker has died, at last {child.name}: {_fate(child)}; `lab resume {run}` goes on"
-            )
+            raise RunFailed(f"every worker has died, at last {child.name}: {_fate(child)}; {resume} goes on")
 
 
 def _fate(child: Child) -> str:

@@ -34,6 +34,12 @@ AGGREGATOR_STARTS: Final[Seconds] = 60.0
 # From SIGTERM to SIGKILL: the workers first, so that they can say goodbye, then the aggregator.
 GRACE: Final[Seconds] = 0.9
 
+_NOT_OURS: Final = (
+    *("EXPERIMENT", "START_WORKERS", "SPOOL_DIR", "PUBLISHED_ON", "LOG_LEVEL", "ANSWERED_FILE"),
+    *("JOIN_TOKEN_FILE", "ADMIN_TOKEN_FILE", "READ_TOKEN_FILE"),
+    *("TLS_CERT_FILE", "TLS_KEY_FILE", "AGGREGATOR_CA"),
+)
+
 
 @dataclass(frozen=True)
 class Folders:
@@ -96,7 +102,7 @@ class Native:
         state = self.folders.state
         command = [sys.executable, "-m", "worker", "--exit-on-eof"]
         for node in nodes:
-            environment = os.environ | {
+            environment = _inherited() | {
                 "AGGREGATOR_URL": self.url,
                 "JOIN_TOKEN_FILE": str(state / "tokens" / "join"),
                 "NODE_NAME": node.name,
@@ -171,11 +177,16 @@ def attached(folders: Folders) -> Api | None:
     return Api(url, read_token(folders.state / "tokens" / "admin"))
 
 
+def _inherited() -> dict[str, str]:
+    """The environment, without what is exported for a lab of another kind, a container's above all."""
+    return os.environ | dict.fromkeys(_NOT_OURS, "")
+
+
 def _start_aggregator(
     folders: Folders, port: int, on_exit: Callable[[Child], None], workers_are_there: bool
 ) -> Child:
     options = ["--host", HOST, "--port", str(port), "--state-dir", str(folders.state), "--exit-on-eof"]
-    environment = os.environ | {
+    environment = _inherited() | {
         "PYTHONUNBUFFERED": "1",
         "REPORTS_DIR": str(folders.runs),
         # Children, all of them: those of a lab before this one are gone.

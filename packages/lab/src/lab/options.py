@@ -21,9 +21,10 @@ ExperimentFile = Annotated[
 
 
 def _complete_run(incomplete: str) -> list[str]:
-    """Runs whose results are here, for the shell's completion."""
-    names = ["latest", *(path.name for path in RUNS.glob("[!.]*") if path.is_dir() and path.name != "latest")]
-    return [name for name in names if name.startswith(incomplete)]
+    """Runs whose results or weights are here, for the shell's completion."""
+    found = {path.parent.name for path in RUNS.glob("*/result.json")}
+    found |= {path.name for path in RUNS.glob(".aggregator/runs/*")}
+    return [name for name in ("latest", *sorted(found - {"latest"})) if name.startswith(incomplete)]
 
 
 Run = Annotated[

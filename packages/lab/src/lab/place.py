@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,18 +32,28 @@ class Place:
 
     @property
     def options(self) -> str:
-        """What to add to a command that is suggested to the user."""
+        """What to add to a command that is suggested to the user, and asks a lab: verify, status, stop."""
         if self.url is not None:
-            return (
-                f" --url {self.url}"
-                + (f" --ca {self.ca}" if self.ca else "")
-                + (f" --admin-token-file {self.admin_token_file}" if self.admin_token_file else "")
+            return _options(
+                ("--url", self.url), ("--ca", self.ca), ("--admin-token-file", self.admin_token_file)
             )
-        return (
-            ""
-            if self.folders == Folders(tasks=self.folders.tasks, datasets=self.folders.datasets)
-            else f" --runs-dir {self.folders.runs}"
+        return _options(("--runs-dir", _unusual(self.folders.runs, Folders.runs)))
+
+    @property
+    def working(self) -> str:
+        """The same for one that reads tasks and data, too: run, resume, replay, export, report."""
+        return self.options + _options(
+            ("--tasks-dir", _unusual(self.folders.tasks, Folders.tasks)),
+            ("--datasets-dir", _unusual(self.folders.datasets, Folders.datasets)),
         )
+
+
+def _options(*given: tuple[str, object | None]) -> str:
+    return "".join(f" {name} {shlex.quote(str(value))}" for name, value in given if value is not None)
+
+
+def _unusual(folder: Path, default: Path) -> Path | None:
+    return None if folder == default else folder
 
 
 @contextmanager

@@ -183,8 +183,12 @@ def write(
     report: Callable[[Result], str],
     logs: Path | None = None,
     predictions: bytes | None = None,
+    options: str = "",
 ) -> Path:
-    """The run's folder, complete or not at all; `runs/latest` points to it when the run has finished."""
+    """The run's folder, complete or not at all; `runs/latest` points to it when the run has finished.
+
+    `options`: of a suggested `lab report`.
+    """
     folder = runs / result.run
     draft = runs / f".{result.run}.{os.getpid()}"
     aside = runs / f".{result.run}.{os.getpid()}.old"
@@ -203,15 +207,15 @@ def write(
                 shutil.copytree(folder / "logs", draft / "logs")
             folder.rename(aside)
         draft.rename(folder)
-        if result.state == "finished":
-            _point(runs / "latest", result.run)
     except OSError as error:
         raise InvalidSetting(
-            f"{folder}: cannot be written ({error.strerror}); `lab report {result.run}` tries again"
+            f"{folder}: cannot be written ({error.strerror}); `lab report {result.run}{options}` tries again"
         ) from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
         shutil.rmtree(aside, ignore_errors=True)
+    if result.state == "finished":
+        _point(runs / "latest", result.run)
     return folder
 
 
@@ -231,7 +235,10 @@ def read(folder: Path) -> Result:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise InvalidInput(f"{path}: is not a result of this version ({where}: {first['msg']})") from None
+        raise InvalidInput(
+            f"{path}: is not a result of this version ({where + ': ' if where else ''}{first['msg']}): "
+            f"remove it, then `lab report {folder.name}` writes it anew"
+        ) from None
 
 
 def experiment_toml(experiment: Experiment) -> str:
@@ -275,8 +282,15 @@ def rounds_csv(rounds: tuple[RoundRecord, ...]) -> str:
 
 
 def _point(link: Path, target: str) -> None:
-    """A symbolic link that is replaced in one step."""
+    """A symbolic link that is replaced in one step. Raises InvalidSetting."""
     draft = link.with_name(f".{link.name}.{os.getpid()}")
-    draft.unlink(missing_ok=True)
-    draft.symlink_to(target, target_is_directory=True)
-    draft.replace(link)
+    try:
+        draft.unlink(missing_ok=True)
+        draft.symlink_to(target, target_is_directory=True)
+        draft.replace(link)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise InvalidSetting(
+            f"{link}: cannot be made to point to {target} ({error.strerror}): remove it; "
+            f"the results are in {link.with_name(target)}/"
+        ) from None

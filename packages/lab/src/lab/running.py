@@ -138,23 +138,27 @@ def _conduct(session: Session, action: Callable[[], Outcome], as_json: bool) -> 
     if as_json:
         print_json(_summary(outcome))
     else:
-        _tell(session.place, outcome)
+        _tell(session, outcome)
     return Exit.DONE if outcome.detail.state == "finished" and not outcome.differs else Exit.FAILED
 
 
 def _interrupted(session: Session) -> list[str]:
     if session.run is None:
         return ["interrupted: nothing was started"]
-    options = session.place.options
+    if session.ended:
+        return [
+            "interrupted: the run has ended, its results have not been written; to write them:",
+            f"  {command()} report {session.run}{session.place.working}",
+        ]
     if session.place.url is not None:
         return [
             f"no longer watching: run {session.run} goes on there",
-            f"  stop it:     {command()} stop {session.run}{options}",
+            f"  stop it:     {command()} stop {session.run}{session.place.options}",
             f"  look at it:  {command()} status --url {session.place.url}",
         ]
     return [
         "interrupted: everything has been stopped, nothing accepted is lost; to go on:",
-        f"  {command()} resume {session.run}{options}",
+        f"  {command()} resume {session.run}{session.options}",
     ]
 
 
@@ -171,7 +175,7 @@ def _summary(outcome: Outcome) -> dict[str, object]:
     }
 
 
-def _tell(place: Place, outcome: Outcome) -> None:
+def _tell(session: Session, outcome: Outcome) -> None:
     """The end of a run, and what to do next."""
     detail, result = outcome.detail, outcome.result
     out.print()
@@ -202,9 +206,9 @@ def _tell(place: Place, outcome: Outcome) -> None:
     if outcome.folder is not None:
         out.print(f" report  {outcome.folder / 'report.html'}", soft_wrap=True)
     if detail.state == "finished":
-        _suggest(detail.name, place.options)
+        _suggest(detail.name, session)
     else:
-        out.print(f" go on   {command()} resume {detail.id}{place.options}", soft_wrap=True)
+        out.print(f" go on   {command()} resume {detail.id}{session.options}", soft_wrap=True)
     out.print()
 
 
@@ -213,11 +217,11 @@ def _about(result: Result) -> str:
     return "" if started is None else f"  (start-up {seconds(started)})"
 
 
-def _suggest(name: str, options: str) -> None:
-    out.print(f" next    {command()} verify latest{options}", soft_wrap=True)
-    out.print(f"         {command()} export latest model.keras{options}", soft_wrap=True)
+def _suggest(name: str, session: Session) -> None:
+    out.print(f" next    {command()} verify latest{session.place.options}", soft_wrap=True)
+    out.print(f"         {command()} export latest model.keras{session.place.working}", soft_wrap=True)
     if name == "demo":
         line = ' or      kind = "dirichlet", alpha = 0.1 in experiments/demo.toml; then make demo again'
     else:
-        line = f"         {command()} replay latest{options}"
+        line = f"         {command()} replay latest{session.options}"
     out.print(line, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from lab.api import Api
 from lab.called import FROM_THE_ROOT
 from lab.follow import follow
 from lab.live import Show
-from lab.native import Folders, Native, Node, attached, native, plain_nodes
+from lab.native import Native, Node, attached, native, plain_nodes
 from lab.place import Place, named, reach
 from lab.progress import Progress
 from lab.results import Result, Spread, Startup
@@ -50,7 +51,13 @@ class Session:
     run: RunId | None = None  # known once submitted
     startup: dict[str, Seconds] = field(default_factory=dict)
     present: tuple[WorkerView, ...] = ()
+    ended: bool = False
     weights: Weights | None = None  # of the run that ended, where its report draws predictions
+
+    @property
+    def options(self) -> str:
+        """What to add to a suggested `lab resume` or `lab replay` that is to have what this command had."""
+        return nodes_option(self.nodes) + self.place.working
 
     def submit(self, request: CreateRun, original: RunDetail | None = None) -> Outcome:
         """Run an experiment to its end. An existing run of it is gone on with, or shown when it has finished.
@@ -68,7 +75,7 @@ class Session:
                 if view.state != "finished":
                     raise NotPossible(
                         f"run {view.id} of this experiment {view.state} after round {view.round}: "
-                        f"`lab resume {view.id}{self.place.options}` goes on, --again starts anew"
+                        f"`lab resume {view.id}{self.options}` goes on, --again starts anew"
                     )
                 self.show.say(f"this experiment has been run before, as {view.id} (--again starts anew)")
                 detail = api.run(view.id)
@@ -133,7 +140,8 @@ class Session:
             lab.start_workers(self.nodes)
         else:
             self.show.say(f"watch it at {api.url}/")
-        detail = follow(api, run, progress, self.show, lab)
+        detail = follow(api, run, progress, self.show, lab, self.options)
+        self.ended = True
         self.present = tuple(api.workers())
         if detail.round > 0 and data.draws(detail.experiment, self.place.folders.tasks):
             from lab import predictions
@@ -151,7 +159,8 @@ class Session:
             if view.id != run and view.state not in ENDED:
                 api.stop(view.id)
                 self.show.say(
-                    f"run {view.id} was left after round {view.round}: `lab resume {view.id}` goes on with it"
+                    f"run {view.id} was left after round {view.round}: "
+                    f"`lab resume {view.id}{self.place.working}` goes on with it"
                 )
 
     def _spread(self, experiment: Experiment) -> Spread | None:
@@ -183,7 +192,7 @@ class Session:
         replay_of = original.id if original else None
         result = _result(self.place, detail, self.present, spread, startup, self.nodes, replay_of)
         logs = self.place.folders.logs if self.place.url is None else None
-        folder = _write(self.place.folders, result, self.weights, self.show.say, logs)
+        folder = _write(self.place, result, self.weights, self.show.say, logs)
         differs, verdict = compare(original, detail) if original else (False, "")
         return Outcome(detail, folder, result, differs, verdict)
 
@@ -197,11 +206,11 @@ def record(place: Place, detail: RunDetail, workers: tuple[WorkerView, ...], api
         weights = predictions.fetch(api, detail.id)
     spread = data.spread_if_here(detail.experiment, place.folders)
     result = _result(place, detail, workers, spread, Startup(), plain_nodes(max(len(workers), 1)), None)
-    return _write(place.folders, result, weights)
+    return _write(place, result, weights)
 
 
 def _write(
-    folders: Folders,
+    place: Place,
     result: Result,
     weights: Weights | None,
     say: Callable[[str], None] = lambda _line: None,
@@ -216,10 +225,11 @@ def _write(
         title = f"{result.name}, after {result.final.rounds} rounds" + (
             f"\n{result.data}" if result.data else ""
         )
-        drawn, problem = predictions.if_possible(result.experiment, folders, weights, title)
+        drawn, problem = predictions.if_possible(result.experiment, place.folders, weights, title)
         if problem:
             say(problem)
-    return results.write(folders.runs, result, partial(page.html, predictions=drawn), logs, drawn)
+    html = partial(page.html, predictions=drawn)
+    return results.write(place.folders.runs, result, html, logs, drawn, place.working)
 
 
 def _result(
@@ -245,12 +255,15 @@ def _result(
 
 def repeats(run: RunId, place: Place, nodes: tuple[Node, ...]) -> str:
     """The command that runs the same again."""
-    workers = f" --workers {len(nodes)}" if nodes else ""
-    if nodes and nodes[0].data is not None:
-        workers = f" --nodes-dir {nodes[0].data.parent}"
-    return (
-        f"{FROM_THE_ROOT} run {place.folders.runs / run / 'experiment.toml'}{workers} --again{place.options}"
-    )
+    workers = nodes_option(nodes) or (f" --workers {len(nodes)}" if nodes else "")
+    experiment = shlex.quote(str(place.folders.runs / run / "experiment.toml"))
+    return f"{FROM_THE_ROOT} run {experiment}{workers} --again{place.working}"
+
+
+def nodes_option(nodes: tuple[Node, ...]) -> str:
+    """Where they bring their own data."""
+    pinned = nodes and nodes[0].data
+    return f" --nodes-dir {shlex.quote(str(pinned.parent))}" if pinned else ""
 
 
 def ledger_cohorts(entries: Any) -> tuple[tuple[ClientId, ...], ...]:

@@ -250,3 +250,9 @@ async def test_a_model_that_is_not_kept_or_was_damaged_is_refused_with_what_to_d
         path.write_bytes(content)
         told = await refused("round:3", 500)
         assert "put" in told and str(path) in told and "round 2" in told and "\n" not in told
+        path.unlink()
+        for which in ("latest", "round:3"):  # `lab verify` says so too
+            told = await refused(which, 500)
+            assert told.startswith(f"the weights of round 3 are missing: put {path} back")
+            assert "round 2" in told and "\n" not in told
+        assert "keep.checkpoint_every" in await refused("round:1", 404)

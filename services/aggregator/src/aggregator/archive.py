@@ -84,11 +84,11 @@ class Archive:
 
     async def model(self, run: RunId, which: str) -> tuple[Path, Digest]:
         """The checkpoint of `latest`, `best` or `round:N`; Unknown where it is not kept, too, CorruptStore
-        where its file is damaged.
+        where its file is damaged, or missing though it should be kept.
         """
         files = RunFiles(self._settings.state_dir, run, spool_dir=self._settings.spool_dir)
 
-        def find() -> tuple[CommitRow, Manifest | None]:
+        def find() -> tuple[CommitRow, Manifest]:
             store = self._storing.store
             initialized = store.run(run).initialized
             if which == "latest":
@@ -98,27 +98,31 @@ class Archive:
             else:
                 number = int(which.partition(":")[2])
                 commit = next((commit for commit in store.commits(run) if commit.round == number), None)
-            if commit is None:
+            if commit is None or initialized is None:
                 raise Unknown(f"run {run} has no weights of {which}: see its rounds with `lab status`")
-            return commit, initialized.manifest if initialized else None
+            return commit, initialized.manifest
 
-        commit, manifest = await self._storing.call(find)
-        try:
-            path = files.weights(commit.weights)
-        except Unknown:
-            raise Unknown(
-                f"run {run} keeps no weights of round {commit.round} any more: keep.checkpoint_every says"
-                " which rounds stay, beside `latest` and `best`"
-            ) from None
-        if manifest is not None and not await to_thread(
-            is_whole, path, commit.weights, {"weights": manifest}
-        ):
-            usable = await self._storing.call(whole_rounds, self._storing.store, files, run, manifest)
+        def explain() -> CorruptStore | Unknown:
+            store = self._storing.store
+            if path.exists():
+                fault = "damaged (their content hash is another)"
+            elif commit.weights in store.wanted(run, store.run(run).experiment.keep).weights:
+                fault = "missing"
+            else:
+                return Unknown(
+                    f"run {run} keeps no weights of round {commit.round} any more: keep.checkpoint_every says"
+                    " which rounds stay, beside `latest` and `best`"
+                )
+            usable = whole_rounds(store, files, run, manifest)
             instead = (
                 f", or take another: round {', '.join(map(str, usable))} can still be had" if usable else ""
             )
-            raise CorruptStore(
-                f"the weights of round {commit.round} are damaged (their content hash is another): put {path}"
-                f" back from a copy{instead}"
+            return CorruptStore(
+                f"the weights of round {commit.round} are {fault}: put {path} back from a copy{instead}"
             )
+
+        commit, manifest = await self._storing.call(find)
+        path = files.path("weights", commit.weights)
+        if not await to_thread(is_whole, path, commit.weights, {"weights": manifest}):
+            raise await self._storing.call(explain)
         return path, commit.weights

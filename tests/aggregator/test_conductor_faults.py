@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from aggregator.rows import WorkerRow
 from roundtable import codec
-from roundtable.messages import Account, OrderResult
+from roundtable.errors import StorageFull
+from roundtable.messages import Account, Join, OrderResult
 from roundtable.weights import Weights
 
 pytestmark = pytest.mark.anyio
@@ -376,8 +378,6 @@ async def test_a_full_disk_in_the_spool_pauses_the_run_and_loses_nothing(open_la
     "where", ["accept_update", "begin_round", "commit_round", "score_round", "accept_evaluation"]
 )
 async def test_a_full_disk_in_the_store_pauses_the_run_and_loses_nothing(open_lab, make_experiment, where):
-    from roundtable.errors import StorageFull
-
     async with open_lab() as lab:
         worker = await lab.joined()
         store = lab.service.runs.store
@@ -446,6 +446,43 @@ async def test_a_run_that_finds_no_room_to_begin_waits_for_its_resume(open_lab, 
         reply = await lab.http.post(f"/v1/runs/{run['id']}/resume", headers=lab.admin)
         assert reply.json()["state"] == "initializing"
         assert (await finish(lab, run["id"], worker))["state"] == "finished"
+
+
+@pytest.mark.parametrize("options", [{}, {"start_workers": 2}])
+async def test_a_disk_too_full_for_anybody_to_join_is_why_a_run_waits_until_one_can(
+    open_lab, make_experiment, options
+):
+    async with open_lab() as lab:
+        store = lab.service.runs.store
+        pages = store._db.one("PRAGMA page_count")[0]
+        run = (await lab.create(make_experiment(), **options))["id"]
+        before = (await lab.detail(run))["reason"]
+        store._db.one(f"PRAGMA max_page_count = {pages}")  # SQLite's own limit stands in for the disk's end
+        joining, body = {"Authorization": f"Bearer {lab.service.tokens.join}"}, lab.worker().introduction()
+        with pytest.raises(StorageFull):
+            for number in range(1000):  # the last rows that there is room for
+                join = Join.model_validate(body | {"instance": f"{number:032x}"})
+                store.put_worker(WorkerRow(f"x{number}", join, "left"))
+        feed = await lab.service.runs.feed(run)
+        seen = max(event.seq for event in feed.after(0))
+        for _ in range(2):
+            told(await lab.http.post("/v1/join", json=body, headers=joining), 507, "storage-full")
+            detail = await lab.detail(run)
+            assert detail["state"] == "waiting" and detail["reason"].startswith(
+                "no worker can join: no space"
+            )
+            assert "lab.sqlite" in detail["reason"] and "free some" in detail["reason"]
+            listed = {view["id"]: view for view in (await lab.http.get("/v1/runs")).json()}
+            assert listed[run]["reason"] == detail["reason"]
+        assert [event.run.reason for event in feed.after(seen) if event.run] == [detail["reason"]]
+        store._db.one("PRAGMA max_page_count = 1000000")
+        await lab.joined()
+        detail = await lab.detail(run)
+        if options:
+            assert detail["reason"] == before.replace("0 here", "1 here")
+            await lab.joined(2)
+            detail = await lab.detail(run)
+        assert (detail["state"], detail["reason"]) == ("initializing", None)
 
 
 async def test_a_pinned_node_name_belongs_to_one_live_instance(open_lab):

@@ -159,7 +159,12 @@ class Reception:
             await self._arrive(row)
 
     async def _arrive(self, row: Worker) -> None:
-        await self.runs.storing.call(self.runs.store.put_worker, WorkerRow(row.id, row.join, "present"))
+        try:
+            await self.runs.storing.call(self.runs.store.put_worker, WorkerRow(row.id, row.join, "present"))
+        except StorageFull as error:
+            await self.runs.no_room(error)
+            raise
+        self.runs.room()
         row.state, row.heard = "present", self._clock.monotonic()
         note("worker is there", worker=row.id, host=row.join.host, node=row.node)
         self._tell(row)

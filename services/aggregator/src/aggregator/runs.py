@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
+from typing import TypeVar
 
 from roundtable.errors import CorruptStore, InvalidInput, NotPossible, StorageFull
 from roundtable.messages import ENDED, CreateRun, Order, Plan, RunDetail, RunState, RunView, WorkerView
@@ -36,6 +37,8 @@ from aggregator.store import Store
 from aggregator.terms import Settings
 from aggregator.threads import OneThread, StoreThread
 from aggregator.turns import Turns
+
+V = TypeVar("V", bound=RunView)
 
 
 class Runs:
@@ -68,6 +71,7 @@ class Runs:
         self.lab = LabFeed(clock, self._versions, self.views, workers, lambda: self._feeds.values())
         self._gatherings: dict[RunId, Gathering] = {}  # of runs that wait for workers before they begin
         self._alarm: Timer | None = None  # when to look at the first of these again
+        self._no_room: str | None = None  # why nobody can join
 
     @property
     def store(self) -> Store:
@@ -78,18 +82,20 @@ class Runs:
     async def views(self) -> list[RunView]:
         """Oldest first."""
         stored, live = await self.archive.views(), self.live
-        return [views.live_view(live) if live and view.id == live.id else view for view in stored]
+        return [
+            views.live_view(live) if live and view.id == live.id else self._waiting(view) for view in stored
+        ]
 
     async def view(self, run: RunId) -> RunView:
         """Raises Unknown."""
         live = self._live(run)
-        return views.live_view(live) if live else await self.archive.view(run)
+        return views.live_view(live) if live else self._waiting(await self.archive.view(run))
 
     async def detail(self, run: RunId) -> RunDetail:
         """Raises Unknown."""
         live = self._live(run)
         if live is None:
-            return await self.archive.detail(run)
+            return self._waiting(await self.archive.detail(run))
         return views.detail(views.live_view(live), live.row, live.records.values())
 
     async def plan(self, run: RunId) -> Plan:
@@ -120,6 +126,13 @@ class Runs:
 
     def _live(self, run: RunId) -> ActiveRun | None:
         return self.live if self.live is not None and self.live.id == run else None
+
+    def _waiting(self, view: V) -> V:
+        """As it is shown while it gathers: the disk may be too full to record that."""
+        if view.id not in self._gatherings:
+            return view
+        shown = self._feeds[view.id].view()
+        return view.model_copy(update={"state": shown.state, "reason": shown.reason})
 
     # --- turns ----------------------------------------------------------------------------------------------
 
@@ -236,6 +249,28 @@ class Runs:
         elif self._gatherings:
             await self._start_next()
 
+    async def no_room(self, error: StorageFull) -> None:
+        """A worker could not join for want of space: a run that waits for workers says so until one can."""
+        self._no_room = f"no worker can join: {error}: free some, they try again"
+        if self.live is not None:
+            self._tell_no_room(self.live)
+        elif self._gatherings:
+            await self._start_next()
+
+    def room(self) -> None:
+        """A worker could join: who comes is told with `tell`."""
+        if self._no_room is not None:
+            self._no_room = None
+            if self.live is not None:
+                self._tell_no_room(self.live)
+
+    def _tell_no_room(self, live: ActiveRun) -> None:
+        reason = self._no_room or live.machine.reason
+        if live.shown == "waiting" and live.reason != reason:
+            live.reason = reason
+            live.feed.run_changed()
+            note("run waiting", run=live.id, reason=reason)
+
     async def pause(self, run: RunId, error: StorageFull) -> None:
         if self.active is not None and self.active.run.id == run:
             await self.active.handle(PauseAsked(how_to_resume(error, self.active.run.id), self.active.now))
@@ -271,8 +306,8 @@ class Runs:
             del self._gatherings[row.id]
             return True
         self._set_alarm(due)
-        reason = gathering.reason()
-        if (row.state, row.reason) != ("waiting", reason):
+        reason, shown = self._no_room or gathering.reason(), self._feeds[row.id].view()
+        if (shown.state, shown.reason) != ("waiting", reason):
             await self._show_waiting(row.id, reason)
         return False
 

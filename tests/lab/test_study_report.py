@@ -697,6 +697,42 @@ def test_tables_for_machines_say_which_clock_a_time_is_of(tmp_path: Path) -> Non
     }
 
 
+@pytest.mark.parametrize(("workers", "late"), [(0, 0), (4, 0), (2, 0), (4, 1), (2, 1)])
+def test_what_bytes_and_cpu_time_leave_out_is_said_below_the_table(
+    tmp_path: Path, workers: int, late: int
+) -> None:
+    path = tiny(tmp_path, more="centralized = true")
+    path.write_text(path.read_text().replace('"accuracy", "rounds_to_target"', '"accuracy", "round_bytes"'))
+    part = section(path)
+    found = {
+        name: record.model_copy(
+            update={
+                "repeats": tuple(
+                    repeat.model_copy(
+                        update={
+                            "workers": workers,
+                            "rounds": tuple(r.model_copy(update={"late": late}) for r in repeat.rounds),
+                        }
+                    )
+                    for repeat in record.repeats
+                )
+            }
+        )
+        for name, record in records(part, lambda _cell, _seed: 0.9).items()
+    }
+    own = summary(part, found)
+    (whole,) = strata(own, own.factors[0])
+    _, by_factor = grids.of_factor(own, whole) or ("", None)
+    every = grids.of_cells(own)
+    assert by_factor is not None
+    for note in (by_factor.note, every.note):
+        assert ("ytes sent up" in note and "are of updates that were accepted" in note) == (late > 0)
+        assert ("what 2 worker processes fetched, which share a round's weights" in note) == (workers == 2)
+    assert "and CPU time" not in by_factor.note and ("and CPU time" in every.note) == (late > 0)
+    column = every.head.index("bytes of a round, MB")
+    assert [row[column] for row in every.rows] == ["2.00 ± 0.00 (3)"] * 2 + ["–"]
+
+
 def test_names_with_commas_are_told_apart() -> None:
     assert claims.listed(["a", "b", "c"]) == "a, b and c"
     assert claims.listed(["10 Mbit/s, 50 ms", "c"]) == "10 Mbit/s, 50 ms; and c"
@@ -751,6 +787,27 @@ def test_records_of_different_data_or_code_are_never_put_side_by_side(tmp_path: 
     store.write(record.model_copy(update={"versions": record.versions.model_copy(update={"code": "f" * 64})}))
     with pytest.raises(NotPossible, match="different code"):
         page.gather(part.study, [part], tmp_path / "out", "{cell}{seed}")
+
+
+def test_parts_of_different_code_are_told_at_the_top(tmp_path: Path) -> None:
+    part = section(tiny(tmp_path))
+    others = [Section(key=key, study=part.study) for key in ("other", "third")]
+    for own, code, commit in zip((part, *others), "ccd", "aab", strict=True):
+        for record in records(own, lambda _cell, _seed: 0.9).values():
+            changes = {
+                "versions": record.versions.model_copy(update={"code": code * 64}),
+                "environment": record.environment.model_copy(
+                    update={"git_commit": commit * 40, "git_dirty": False}
+                ),
+            }
+            Store(tmp_path / "out" / own.key).write(record.model_copy(update=changes))
+    report = page.gather(part.study, [part, *others], tmp_path / "out", "{cell}{seed}")
+    said = "Its parts are of different code: git aaaaaaa (tiny, other); git bbbbbbb (third)."
+    assert report.codes == said
+    page.write(report, tmp_path / "made")
+    for name in ("report.html", "report.md"):
+        assert said in (tmp_path / "made" / name).read_text()
+    assert page.gather(part.study, [part, others[0]], tmp_path / "out", "{cell}{seed}").codes == ""
 
 
 def test_a_report_of_nothing_says_so(tmp_path: Path) -> None:

@@ -23,11 +23,12 @@ from lab.study.summary import Row, Summary
 
 @dataclass(frozen=True)
 class Table:
-    """`head` and `rows` as text; `notes` below it."""
+    """`head` and `rows` as text; `note` below it."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     left: int = 1  # columns of words, before those of figures
+    note: str = ""
 
 
 def of_cells(found: Summary) -> Table:
@@ -44,7 +45,7 @@ def of_cells(found: Summary) -> Table:
         body = [_told(measure, row.of(measure), row) for measure in found.columns]
         body += [_share(found, row, measure) for measure in shares]
         rows.append((*name, *body, *([str(len(row.failed) or "")] * anything_failed)))
-    return Table(tuple(head), tuple(rows), max(len(factors), 1))
+    return Table(tuple(head), tuple(rows), max(len(factors), 1), _counted(found, found.columns))
 
 
 def of_factor(found: Summary, stratum: Stratum) -> tuple[str, Table] | None:
@@ -68,7 +69,24 @@ def of_factor(found: Summary, stratum: Stratum) -> tuple[str, Table] | None:
     over = ", averaged over the other factors" if stratum.averaged else ""
     title = f"By {label}{where}{over}: mean ± half the 95 % interval (n)"
     told = f"{title}, and seed by seed the difference from {first}; * where it is shown"
-    return told, Table(tuple(head), tuple(rows), 1)
+    return told, Table(tuple(head), tuple(rows), 1, _counted(found, measures))
+
+
+def _counted(found: Summary, columns: Sequence[Measure]) -> str:
+    """What bytes and CPU time leave out, where there are such columns and it was left out here."""
+    every = [repeat for row in found.rows for repeat in row.finished]
+    cut = any(record.late or record.lost for repeat in every for record in repeat.rounds)
+    workers = {r.workers for r in every if 0 < r.workers < max(x.clients for x in r.rounds)}
+    moved, busy = (any(m.moved for m in columns), any(m.name.startswith("cpu_") for m in columns))
+    what = " and ".join(["bytes sent up"] * moved + ["CPU time"] * busy)
+    said = [f"{what[:1].upper()}{what[1:]} are of updates that were accepted, not of clients cut off."]
+    said *= bool(what) and cut
+    if moved and workers:
+        said.append(
+            f"Bytes sent down are what {' or '.join(map(str, sorted(workers)))} worker processes fetched, "
+            "which share a round's weights among their clients; a machine for each would fetch more."
+        )
+    return " ".join(said)
 
 
 def _against(effect: Effect | None) -> str:

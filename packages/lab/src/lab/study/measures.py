@@ -54,6 +54,11 @@ class Measure:
         return self.name in ("seconds", "round_clock", "seconds_to_target")
 
     @property
+    def moved(self) -> bool:
+        """Whether it counts what goes over the wire, as training in one place need not do."""
+        return self.name in ("bytes", "round_bytes", "bytes_to_target")
+
+    @property
     def bounds(self) -> tuple[float, float]:
         """What it can be, in `unit`."""
         if self.unit == "%":

@@ -61,6 +61,7 @@ class Report:
     published: grids.Table | None
     environment: list[tuple[str, str]]
     state: str  # how much of it has been run
+    codes: str  # which part is of which code, where they are of several
     trouble: list[str]  # what of a study without parts is missing
     coverage: grids.Table | None  # of one with parts
 
@@ -89,6 +90,7 @@ def gather(study: Study, sections: Sequence[Section], out: Path, command: str, t
         published=grids.of_published(found),
         environment=_environment([record for own in found for record in own.records]),
         state=gaps.state(every),
+        codes=_codes(found),
         trouble=[line for own in every if (line := gaps.of(own, whys[0]))] if len(every) == 1 else [],
         coverage=gaps.coverage(every, whys),
     )
@@ -220,9 +222,22 @@ def _environment(records: Sequence[CellRecord]) -> list[tuple[str, str]]:
     ]
 
 
-def _commit(environment: Machine) -> str:
+def _codes(found: Sequence[Summary]) -> str:
+    """Which parts are of which code, where it is not one; a part is of one (`_check_together`)."""
+    parts: dict[str, list[Summary]] = {}
+    for own in found:
+        parts.setdefault(own.records[0].versions.code, []).append(own)
+    told = [
+        f"{', '.join(dict.fromkeys(_commit(own.records[0].environment, 7) for own in same))} "
+        f"({', '.join(own.section.key for own in same)})"
+        for same in parts.values()
+    ]
+    return f"Its parts are of different code: {'; '.join(told)}." if len(told) > 1 else ""
+
+
+def _commit(environment: Machine, letters: int = 12) -> str:
     changed = " with uncommitted changes" if environment.git_dirty else ""
-    return f"git {(environment.git_commit or 'unknown')[:12]}{changed}"
+    return f"git {(environment.git_commit or 'unknown')[:letters]}{changed}"
 
 
 # --- files --------------------------------------------------------------------------------------------------

@@ -245,7 +245,7 @@ def _reference(axes: Any, summary: Summary, measure: Measure) -> None:
 def plotted(figure: Figure, name: str, text: str, legend: str, note: str = "") -> Plot:
     """`note` stands in the figure itself, so that it goes wherever a copy of it goes."""
     if note:
-        figure.suptitle(note, x=0.995, ha="right", fontsize=8, color=GREY)
+        figure.suptitle(note, x=0.995, ha="right", fontsize=8, color=BLACK)
     inline = svg(figure, name)
     whole, png = io.BytesIO(), io.BytesIO()
     with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": name}):

@@ -70,9 +70,10 @@ class Row:
     def by_seed(self, measure: Measure) -> dict[int, float | None]:
         """None for a repeat that has no value, as where it did not reach the target.
 
-        Empty where a baseline's real seconds would stand among virtual ones.
+        Empty where a baseline's real seconds would stand among virtual ones, and for bytes that in one place
+        nobody need move.
         """
-        if measure.clocked and self.mixed:
+        if (measure.clocked and self.mixed) or (measure.moved and self.cell.kind == "centralized"):
             return {}
         return {repeat.seed: measure.of(repeat) for repeat in self.finished}
 

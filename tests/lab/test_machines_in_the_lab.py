@@ -15,7 +15,8 @@ from lab.native import Folders
 from lab.report import html
 from lab.results import Result, Startup, result_of, rounds_csv
 from lab.study import ready
-from roundtable.errors import InvalidExperiment, InvalidInput
+from lab.study.apart import apart
+from roundtable.errors import InvalidExperiment, InvalidInput, InvalidTask
 from roundtable.experiment import Experiment, parse
 from roundtable.fleet import Load
 from roundtable.messages import RoundRecord, RunDetail, WorkerAccount
@@ -262,7 +263,7 @@ def test_a_study_weighs_the_model_once_as_lab_check_does(
         built.append(function)
         return function(*arguments)
 
-    monkeypatch.setattr(ready, "_apart", here)
+    monkeypatch.setattr(ready, "apart", here)
     assert _checked(tmp_path / "vain.toml", clock, "up_mbit = 0.01") != 0
     (said,) = capsys.readouterr().err.splitlines()
     assert (
@@ -275,8 +276,23 @@ def test_a_study_weighs_the_model_once_as_lab_check_does(
 
 def test_what_needs_tensorflow_is_found_out_in_a_process_of_its_own(tmp_path: Path) -> None:
     folders = Folders(tmp_path)
-    found = ready._apart(_process, experiment({}), folders)
+    found = apart(_process, experiment({}), folders)
     assert found == ("x", folders, found[2]) and found[2] != os.getpid()
+
+
+def test_an_error_there_is_raised_here_and_a_process_that_dies_is_one() -> None:
+    with pytest.raises(InvalidTask, match=r"^x: no such model$"):
+        apart(_refusing, experiment({}), Folders(Path()))
+    with pytest.raises(InvalidTask, match=r"^task digits: the process that builds its model ended with 7: "):
+        apart(_dying, experiment({}), Folders(Path()))
+
+
+def _refusing(experiment: Experiment, folders: Folders) -> None:  # noqa: ARG001
+    raise InvalidTask(f"{experiment.name}: no such model")
+
+
+def _dying(experiment: Experiment, folders: Folders) -> None:  # noqa: ARG001
+    os._exit(7)
 
 
 def _process(experiment: Experiment, folders: Folders) -> tuple[str, Folders, int]:

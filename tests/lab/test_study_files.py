@@ -158,6 +158,7 @@ def test_cells_that_differ_in_spread_alone_share_a_baseline(tmp_path: Path) -> N
         (('"accuracy", "rounds_to_target"', '"acuracy"'), ["outcomes", "acuracy", "allowed: accuracy"]),
         (("target = 0.8\n", ""), ["rounds_to_target", "need `target`"]),
         (("[2, 8]", "[2, 5000]"), ["5000", "clients.count"]),
+        (("clients.count", ""), ["factors.0.field", 'found ""', "a dotted path into the experiment"]),
         (("[2, 8]", "[]"), ["factors.0.levels", "found []", "at least 1"]),
         (("target = 0.8", "seeds = [1, 2, 1]"), ["seeds", "found 1 twice", "each seed once"]),
         (("target = 0.8", "least_repeats = 4"), ["least_repeats", "found 4", "at most repeats, 3"]),
@@ -338,7 +339,7 @@ def test_a_published_figure_that_cannot_be_is_refused_with_how_it_is_written(
 def test_a_metric_that_the_task_does_not_measure_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, words: str
 ) -> None:
-    monkeypatch.setattr(ready, "_apart", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(ready, "apart", lambda function, *arguments: function(*arguments))
     path = tiny(tmp_path)
     path.write_text(path.read_text().replace('"accuracy", "rounds_to_target"', text))
     _refused_with(path, words)
@@ -349,7 +350,7 @@ def test_a_metric_that_the_task_does_not_measure_is_refused(
 def test_a_target_that_the_task_does_not_measure_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: str
 ) -> None:
-    monkeypatch.setattr(ready, "_apart", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(ready, "apart", lambda function, *arguments: function(*arguments))
     known = metric == "metrics.loss"
     words = f'target_metric: found "{metric}"'
     _refused_with(tiny(tmp_path, more=f'target_metric = "{metric}"'), "" if known else words)

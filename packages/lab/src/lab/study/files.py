@@ -54,7 +54,7 @@ class Factor(Table):
 
     name: Name
     label: str | None = None  # on axes; the name where left out
-    field: str | None = None  # a dotted path into the experiment
+    field: Annotated[str, Field(min_length=1, description="a dotted path into the experiment")] | None = None
     scale: Literal["even", "linear", "log"] = "even"  # of the axis; the last two where levels are numbers
     choice: bool = False  # levels are remedies: the report says which help over the first, and which do not
     levels: Annotated[list[str | bool | int | float | Level], Field(min_length=1)]

@@ -5,15 +5,11 @@ What is wrong is said once for all cells that need it, with how to get it.
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from importlib.util import find_spec
-from multiprocessing import get_context
-from typing import TypeVar
 
 from roundtable.errors import InvalidData, InvalidInput, InvalidTask
 from roundtable.experiment import Experiment
@@ -23,13 +19,12 @@ from roundtable.weights import Manifest
 from lab import data, forecast
 from lab.native import Folders
 from lab.study import versions
+from lab.study.apart import apart
 from lab.study.cells import Cell, cells
 from lab.study.evaluated import metric_names
 from lab.study.files import InvalidStudy, Section, Study, shown
 from lab.study.measures import named
 from lab.study.versions import Versions
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -111,9 +106,7 @@ class _Shelf:
         key = _task(experiment)
         if key not in self._manifests:
             here = find_spec("tensorflow") is not None
-            self._manifests[key] = (
-                _apart(forecast.weighed, experiment, self.folders) if here else Manifest(())
-            )
+            self._manifests[key] = apart(forecast.weighed, experiment, self.folders) if here else Manifest(())
         return self._manifests[key]
 
     def metrics(self, experiment: Experiment) -> frozenset[str] | None:
@@ -121,7 +114,7 @@ class _Shelf:
         key = _task(experiment)
         if key not in self._metrics:
             here = self.of(experiment)[1] is not None and _tensorflow_is_here()
-            self._metrics[key] = _apart(metric_names, experiment, self.folders) if here else None
+            self._metrics[key] = apart(metric_names, experiment, self.folders) if here else None
         return self._metrics[key]
 
     def _read(self, experiment: Experiment) -> tuple[str | None, Array | None]:
@@ -132,13 +125,6 @@ class _Shelf:
             if self.elsewhere:
                 return None, None
             raise
-
-
-def _apart(function: Callable[[Experiment, Folders], T], experiment: Experiment, folders: Folders) -> T:
-    """In a process of its own: TensorFlow's half a gigabyte is not kept for as long as a study runs."""
-    deaf = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the wait here, in one line
-    with ProcessPoolExecutor(1, get_context("spawn"), signal.signal, deaf) as pool:
-        return pool.submit(function, experiment, folders).result()
 
 
 def _tensorflow_is_here() -> bool:

@@ -225,6 +225,24 @@ def test_check_says_no_span_where_all_clients_have_as_much(
     assert "2 clients of 719 examples" in capsys.readouterr().out
 
 
+def test_examples_that_are_held_out_are_not_called_training_examples(
+    good: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good.write_text(GOOD.replace("count = 4", "count = 2\nholdout = 0.5"))
+    assert run_app(["check", str(good)]) == Exit.DONE
+    told = capsys.readouterr().out
+    assert "  all 2 clients take part in a round, 360 training examples each, besides 359 held out\n" in told
+
+
+@pytest.mark.parametrize("command", ["check", "partition"])
+def test_data_that_do_not_suffice_are_told_with_the_files_name(
+    command: str, good: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good.write_text(GOOD + '[partition]\nkind = "shards"\nshards_per_client = 2000\n')
+    code, line = refused(capsys, command, good)
+    assert (code, line.startswith(f"lab: {good}: partition.shards_per_client: found 2000 for 4")) == (2, True)
+
+
 def test_what_the_terminal_has_no_letters_for_is_no_traceback(good: Path) -> None:
     script = "import sys; from lab.cli import main; sys.argv = ['lab', 'check', sys.argv[1]]; main()"
     done = subprocess.run(

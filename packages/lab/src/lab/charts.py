@@ -183,7 +183,7 @@ def partition_figure(spread: Spread) -> Figure:
         axes.set_yticks(np.arange(clients))
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel("training examples")
+        axes.set_xlabel("examples")
         axes.set_ylabel("client")
         axes.legend(
             ncols=min(labels, 10),
@@ -202,7 +202,7 @@ def partition_figure(spread: Spread) -> Figure:
     axes.grid(visible=False)
     axes.set_xlabel("label")
     axes.set_ylabel("client")
-    figure.colorbar(image, ax=axes, label="training examples")
+    figure.colorbar(image, ax=axes, label="examples")
     return figure
 
 

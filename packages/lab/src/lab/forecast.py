@@ -73,7 +73,7 @@ def refuse_impossible(experiment: Experiment, sizes: Sequence[int], weigh: Calla
 
 
 def _loads(experiment: Experiment, manifest: Manifest, sizes: Sequence[int]) -> list[Load]:
-    return [Load.of(experiment, manifest, _trained_on(experiment, size)) for size in sizes]
+    return [Load.of(experiment, manifest, trained_on(experiment, size)) for size in sizes]
 
 
 def of_loads(experiment: Experiment, loads: Sequence[Load]) -> Forecast:
@@ -91,7 +91,7 @@ def of_loads(experiment: Experiment, loads: Sequence[Load]) -> Forecast:
     return Forecast(costs, rounds, total, late, dropped)
 
 
-def _trained_on(experiment: Experiment, size: int) -> int:
+def trained_on(experiment: Experiment, size: int) -> int:
     """Of a client's examples, those that it does not hold out."""
     return size - math.floor(size * experiment.clients.holdout)
 

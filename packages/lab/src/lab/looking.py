@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
+from operator import sub
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from pydantic import BaseModel
 from rich.live import Live as RichLive
 from rich.text import Text
 from roundtable import experiment as experiments
-from roundtable.errors import InvalidInput
+from roundtable.errors import InvalidExperiment, InvalidInput
 
 from lab import data, export, forecast, results, tables, verification
 from lab.api import Api
@@ -51,9 +52,11 @@ def check(
 ) -> int:
     """Check an experiment, its task and its data, without running anything."""
     loaded = experiments.load(experiment)
-    found = data.spread(loaded, Folders(RUNS, tasks_dir, datasets_dir))
+    folders = Folders(RUNS, tasks_dir, datasets_dir)
+    with _in(experiment):
+        found = data.spread(loaded, folders)
+        expected = forecast.forecast(loaded, found, folders) if found else None
     sizes = [sum(row) for row in found.counts] if found else []
-    expected = forecast.forecast(loaded, found, Folders(RUNS, tasks_dir, datasets_dir)) if found else None
     if as_json:
         print_json(
             {
@@ -71,8 +74,11 @@ def check(
         out.print(f"  {about}", soft_wrap=True)
     asked, count = loaded.cohort_size, loaded.clients.count
     cohort = f"{asked} of {count}" if asked < count else f"all {count}"
-    held = f"{tables.span(sizes)} training examples each" if sizes else "each with the data of its node"
-    out.print(f"  {cohort} clients take part in a round, {held}")
+    trained = [forecast.trained_on(loaded, size) for size in sizes]
+    own = f"{tables.span(trained)} training examples each" if sizes else "each with the data of its node"
+    if sizes and loaded.clients.holdout:
+        own += f", besides {tables.span(map(sub, sizes, trained))} held out"
+    out.print(f"  {cohort} clients take part in a round, {own}", soft_wrap=True)
     if expected is not None:
         out.print(tables.forecast(expected, loaded.machines.clock))
     return Exit.DONE
@@ -87,11 +93,12 @@ def partition(
     datasets_dir: Datasets = DATASETS,
     as_json: Json = False,
 ) -> int:
-    """Show how an experiment spreads its data: training examples by client and label."""
+    """Show how an experiment spreads its data: examples by client and label, held-out ones among them."""
     if plot is not None and plot.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise InvalidInput(f"--plot {plot}: its name must end in .png, .svg or .pdf, for what is drawn")
     loaded = experiments.load(experiment)
-    found = data.spread(loaded, Folders(RUNS, tasks_dir, datasets_dir))
+    with _in(experiment):
+        found = data.spread(loaded, Folders(RUNS, tasks_dir, datasets_dir))
     if found is None:
         raise InvalidInput(f"{experiment}: partition.kind = pinned: the data is on the nodes, not here")
     about = data.described(loaded, tasks_dir)
@@ -238,6 +245,15 @@ def report(
                 return Exit.DONE
     out.print(f"wrote {_again(runs_dir, run) / 'report.html'}")
     return Exit.DONE
+
+
+@contextmanager
+def _in(file: Path) -> Iterator[None]:
+    """What is at fault in an experiment, with the name of its file."""
+    try:
+        yield
+    except InvalidExperiment as error:
+        raise InvalidExperiment(f"{file}: {error}") from None
 
 
 def _has_results(folder: Path) -> bool:

@@ -66,7 +66,7 @@ def megabytes(value: int) -> str:
 
 
 def _sizes(result: Result) -> tuple[int, int] | None:
-    """The smallest and the largest client, in training examples."""
+    """The smallest and the largest client, in examples, those that they hold out among them."""
     if result.partition is None:
         return None
     totals = [sum(row) for row in result.partition.counts]

@@ -53,6 +53,7 @@ def with_task(folder: Path, method: str) -> list[str]:
         ("labels(self, y): return [0] * len(y)", "labels are list; they must be an array of one integer"),
         ("labels(self, y): return y.astype(float)", "labels are float64 (40,); they must be"),
         ("labels(self, y): return y[:5]", "T.labels(y) has shape (5,); it must be one integer an example"),
+        ("none(self): pass\n    classes = (0, 1)", "classes is '(0, 1)'; it must be a tuple of texts"),
         ("labels(self, y): return y - 3\n    classes = ('a', 'b')", "label -3 is unknown to the task"),
         ("labels(self, y): return y + 1\n    classes = ('a', 'b')", "label 2 is unknown to the task"),
     ],
@@ -71,6 +72,16 @@ def test_a_task_that_fails_is_one_line_and_starts_nothing(
             assert f"{tmp_path / 'tasks' / 'mine.py'}:19" in told.err
         assert told.out == ""
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_model_that_fails_is_one_line_where_machines_are_weighed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = with_task(tmp_path, "none(self): pass\n    def model(self): return 3 / 0")
+    with Path(options[0]).open("a") as file:
+        file.write('[machines]\nclock = "virtual"\nsamples_per_second = 1\n')
+    assert run_app(["check", *options]) == Exit.BAD_INPUT
+    assert capsys.readouterr().err.startswith("lab: task mine:T: model() failed: ZeroDivisionError")
 
 
 def test_a_task_file_that_ends_the_process_is_one_line(

@@ -86,9 +86,15 @@ def construct(kind: type[Task], options: Mapping[str, Option], name: str) -> Tas
             raise InvalidTask(f"task_options.{parameter.name}: found nothing; task {name} needs this option")
     with blaming(f"task {name}"):
         hints = get_type_hints(kind.__init__)
-        return kind(
+        task = kind(
             **{option: _checked(option, value, hints.get(option, Any)) for option, value in options.items()}
         )
+    names: object = task.classes
+    if not isinstance(names, tuple | list) or not all(isinstance(label, str) for label in names):
+        raise InvalidTask(
+            f"task {name}: classes is {str(names)[:80]!r}; it must be a tuple of texts, the labels' names"
+        )
+    return task
 
 
 def _checked(option: str, value: Option, annotation: Any) -> Any:

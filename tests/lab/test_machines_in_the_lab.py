@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -277,7 +278,8 @@ def test_a_study_weighs_the_model_once_as_lab_check_does(
 def test_what_needs_tensorflow_is_found_out_in_a_process_of_its_own(tmp_path: Path) -> None:
     folders = Folders(tmp_path)
     found = apart(_process, experiment({}), folders)
-    assert found == ("x", folders, found[2]) and found[2] != os.getpid()
+    assert found == ("x", folders, found[2], True) and found[2] != os.getpid()
+    assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
 
 
 def test_an_error_there_is_raised_here_and_a_process_that_dies_is_one() -> None:
@@ -295,8 +297,8 @@ def _dying(experiment: Experiment, folders: Folders) -> None:  # noqa: ARG001
     os._exit(7)
 
 
-def _process(experiment: Experiment, folders: Folders) -> tuple[str, Folders, int]:
-    return experiment.name, folders, os.getpid()
+def _process(experiment: Experiment, folders: Folders) -> tuple[str, Folders, int, bool]:
+    return experiment.name, folders, os.getpid(), signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_a_study_with_a_profile_that_makes_a_round_impossible_is_refused_before_it_starts(

@@ -24,7 +24,11 @@ def apart(function: Callable[[Experiment, Folders], T], experiment: Experiment, 
     processes = get_context("spawn")
     ours, theirs = processes.Pipe(duplex=False)
     process = processes.Process(target=_answer, args=(theirs, function, experiment, folders), daemon=True)
-    process.start()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C ends the wait here, in one line
+    try:
+        process.start()
+    finally:
+        signal.signal(signal.SIGINT, before)
     theirs.close()
     try:
         answer: T | RoundtableError = ours.recv()
@@ -44,7 +48,6 @@ def apart(function: Callable[[Experiment, Folders], T], experiment: Experiment, 
 
 
 def _answer(to: Connection, function: Callable[..., object], *arguments: object) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the wait for it, in one line
     try:
         to.send(function(*arguments))
     except RoundtableError as error:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from aggregator.heads import LIMIT
 
 
 @contextmanager
@@ -161,6 +162,25 @@ def test_an_endless_request_head_is_cut_off(tmp_path):
                     while line.recv(65536):
                         pass
                     raise ConnectionResetError  # closed in order is as good
+        assert httpx.get(f"http://{host}:{port}/healthz").status_code == 200
+
+
+def test_what_is_no_request_or_has_too_long_a_head_is_refused_as_a_problem_too(tmp_path):
+    head = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Long: "
+    with process(tmp_path) as child:
+        host, _, port = listening(child).removeprefix("http://").partition(":")
+        for request, status in (
+            (b"\x16\x03\x01 what is this\r\n\r\n", 400),
+            (head.ljust(LIMIT + 1, b"x"), 431),  # refused with its last byte: none is left unread
+        ):
+            with socket.create_connection((host, int(port)), timeout=5) as line:
+                line.sendall(request)
+                reply = b"".join(iter(lambda: line.recv(65536), b""))
+            said, _, body = reply.partition(b"\r\n\r\n")
+            assert said.startswith(b"HTTP/1.1 %d " % status), said
+            assert b"content-type: application/problem+json" in said
+            told = json.loads(body)
+            assert (told["type"], told["status"]) == ("about:blank", status) and told["detail"]
         assert httpx.get(f"http://{host}:{port}/healthz").status_code == 200
 
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab.options import TASKS
-from lab.study import claims, curves, grids, page, plots, words
+from lab.study import claims, clocks, curves, grids, page, plots, words
 from lab.study.cells import Cell
 from lab.study.effects import effects, effects_of, ranked, strata
 from lab.study.files import Section, Study, load
@@ -731,6 +731,75 @@ def test_what_bytes_and_cpu_time_leave_out_is_said_below_the_table(
     assert "and CPU time" not in by_factor.note and ("and CPU time" in every.note) == (late > 0)
     column = every.head.index("bytes of a round, MB")
     assert [row[column] for row in every.rows] == ["2.00 ± 0.00 (3)"] * 2 + ["–"]
+
+
+def _on_both_clocks(folder: Path, real: dict[tuple[str, int], float]) -> Summary:
+    """Rounds of 2 s on the virtual clock, and of so many on the real one: by the cell's clients and seed."""
+    path = tiny(folder)
+    body = path.read_text().replace('"accuracy", "rounds_to_target"', '"seconds", "accuracy"')
+    clock = '[[factors]]\nname = "clock"\nfield = "machines.clock"\nlevels = ["real", "virtual"]\n'
+    path.write_text(f"{body}\n{clock}\n[experiment.machines]\nsamples_per_second = 1000\n")
+    part = section(path)
+    found = {}
+    for name, record in records(part, lambda _cell, seed: 0.9 + seed / 1000).items():
+        told, repeats = record.levels, []
+        for repeat in record.repeats:
+            update = {"virtual_seconds": 2.0}
+            if told["clock"] == "real":
+                update = {"seconds": real[told["clients"], repeat.seed]}
+            rounds = tuple(r.model_copy(update=update) for r in repeat.rounds)
+            repeats.append(repeat.model_copy(update={"rounds": rounds}))
+        found[name] = record.model_copy(update={"repeats": tuple(repeats)})
+    return summary(part, found)
+
+
+def test_two_clocks_are_held_against_each_other_for_each_machine_as_ratios(tmp_path: Path) -> None:
+    seconds = {("2", 1): 2.2, ("2", 2): 2.4, ("2", 3): 2.3, ("8", 1): 3.0, ("8", 2): 4.2, ("8", 3): 2.1}
+    own = _on_both_clocks(tmp_path, seconds)
+    told = " ".join(words.of_section(own))
+    title, table = clocks.table(own) or ("", None)
+    assert title.startswith("Real clock ÷ virtual clock, seed by seed") and table is not None
+    assert table.head == ("with", "time", "seeds")
+    ends = {}
+    for row, clients in zip(table.rows, ("2", "8"), strict=True):
+        logs = np.log([seconds[clients, seed] / 2 for seed in (1, 2, 3)])
+        low, high = ends[clients] = np.exp(stats.t.interval(0.95, 2, logs.mean(), stats.sem(logs)))
+        assert row == (f"clients {clients}", f"{np.exp(logs.mean()):.2f} ({low:.2f} to {high:.2f})", "3")
+    assert (
+        "took longer than the virtual one says in 6 of 6 pairs of a seed; it took 1.05 to 2.10 times" in told
+    )
+    assert f"that ratio reach from {ends['8'][0]:.2f} to {ends['8'][1]:.2f}: closer than that" in told
+    assert "They are shown to differ with clients 2." in told  # not with 8, where seeds differ too much
+    assert (
+        "by clock" not in told.split("Test accuracy")[0] and "no difference is shown for virtual" not in told
+    )
+    assert not [
+        e
+        for found in ranked([own]).values()
+        for e in found
+        if (e.factor.name, e.measure.unit) == ("clock", "s")
+    ]
+
+
+def test_a_time_is_never_averaged_over_both_clocks(tmp_path: Path) -> None:
+    own = _on_both_clocks(tmp_path, {(clients, seed): 3.0 for clients in "28" for seed in (1, 2, 3)})
+    names = {(e.factor.name, e.stratum.name) for e in effects(own) if e.measure.name == "seconds"}
+    assert names == {
+        ("clients", "real clock"),
+        ("clients", "virtual clock"),
+        ("clock", "clients 2"),
+        ("clock", "clients 8"),
+    }
+    lines = list(csv.DictReader(grids.effects_csv([own], TASKS).splitlines()))
+    told = {(line["where"], line["clock"]) for line in lines if line["outcome"] == "seconds"}
+    assert told == {
+        ("real clock", "real"),
+        ("virtual clock", "virtual"),
+        ("clients 2", "real, virtual"),
+        ("clients 8", "real, virtual"),
+    }
+    part = section(tiny(tmp_path))
+    assert clocks.table(summary(part, records(part, lambda _cell, _seed: 0.9))) is None
 
 
 def test_names_with_commas_are_told_apart() -> None:

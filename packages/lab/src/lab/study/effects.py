@@ -1,7 +1,8 @@
 """What going from a factor's first level to another does to an outcome, compared seed by seed. Pure.
 
 A level's value for a seed is the mean over the cells that have it, other factors averaged over, but never
-over tasks: accuracies on MNIST and on clouds have no mean that means anything, so each task is a `Stratum`.
+over tasks or clocks: accuracies on MNIST and on clouds have no mean that means anything, so each task is a
+`Stratum`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from lab.study.summary import Row, Summary
 
 @dataclass(frozen=True)
 class Stratum:
-    """The cells of one task that show what `factor` does. `name`: which, where there are several tasks."""
+    """The cells of one task that show what `factor` does. `name`: which, where there are several."""
 
     factor: Factor
     rows: tuple[Row, ...]
@@ -121,24 +122,34 @@ class Effect:
 
 
 def strata(found: Summary, factor: Factor) -> list[Stratum]:
-    """One for each task; named by the levels that set them apart."""
-    tasks: dict[str, list[Row]] = {}
+    """One for each task, and for each clock; named by what sets them apart.
+
+    Where the factor is what sets the clock, one for each combination of the others: machines whose clocks
+    agree would hide those whose do not.
+    """
+    clocks = found.of_clocks
+    apart: dict[tuple[str, ...], list[Row]] = {}
     for row in found.compared(factor):
-        tasks.setdefault(row.cell.experiment.task, []).append(row)
-    if len(tasks) < 2:
-        return [Stratum(factor, tuple(rows)) for rows in tasks.values()]
-    return [Stratum(factor, tuple(rows), _apart(rows, factor) or task) for task, rows in tasks.items()]
+        experiment = row.cell.experiment
+        key: tuple[str, ...] = (experiment.task, experiment.machines.clock)
+        if factor is clocks:
+            key = tuple(level for name, level in row.cell.levels.items() if name != factor.name)
+        apart.setdefault(key, []).append(row)
+    if len(apart) < 2:
+        return [Stratum(factor, tuple(rows)) for rows in apart.values()]
+    return [Stratum(factor, tuple(rows), _apart(found, rows, factor)) for rows in apart.values()]
 
 
-def _apart(rows: Sequence[Row], factor: Factor) -> str:
-    """The levels of other factors that all of them have."""
+def _apart(found: Summary, rows: Sequence[Row], factor: Factor) -> str:
+    """The levels of other factors that all of them have, a clock as one; their task where there is none."""
     first, *others = (row.told for row in rows)
+    clocks = found.of_clocks
     same = [
-        level
+        f"{rows[0].cell.experiment.machines.clock} clock" if clocks and name == clocks.name else level
         for name, level in first.items()
         if name != factor.name and all(other[name] == level for other in others)
     ]
-    return ", ".join(same)
+    return ", ".join(same) or rows[0].cell.experiment.task
 
 
 def effects_of(found: Summary, stratum: Stratum, measure: Measure) -> list[Effect]:
@@ -186,7 +197,13 @@ def ranked(summaries: Sequence[Summary]) -> dict[str, list[Effect]]:
 
     The largest of those that are shown, where any is: one that is not may be larger by chance alone.
     """
-    every = [effect for found in summaries for effect in effects(found) if effect.difference.mean is not None]
+    every = [
+        effect
+        for found in summaries
+        for effect in effects(found)
+        if effect.difference.mean is not None
+        if effect.factor is not found.of_clocks or not effect.measure.clocked  # two ways to take one time
+    ]
     largest: dict[tuple[str, str, str], Effect] = {}  # outcome, study, factor
     for effect in every:
         key = (_outcome(effect, every), effect.study, effect.factor.name)

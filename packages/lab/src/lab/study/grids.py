@@ -53,6 +53,7 @@ def of_factor(found: Summary, stratum: Stratum) -> tuple[str, Table] | None:
     factor, names = stratum.factor, stratum.levels
     first = level_name(factor.levels[0])
     measures = [m for m in found.outcomes if any(stratum.level(name, m).n for name in names)]
+    measures = [m for m in measures if factor is not found.of_clocks or not m.clocked]  # see `clocks`
     if len(names) < 2 or first not in names or not measures:
         return None
     label = factor.label or factor.name
@@ -227,21 +228,21 @@ def cells_csv(found: Sequence[Summary], tasks: Path) -> str:
 def effects_csv(found: Sequence[Summary], tasks: Path) -> str:
     """Every comparison. `p` is of the paired t test, `p_holm` with the factor's other levels allowed for.
 
-    `clock`: of both levels, or "real, virtual".
+    `where`: at which levels of other factors, where not over all. `clock`: of both, or "real, virtual".
     """
-    head = "study factor task outcome unit clock reference level n difference low high p p_holm verdict data"
+    head = "study factor task where outcome unit clock reference level n difference low high p p_holm"
     lines = []
     for own in found:
         for effect in effects(own):
             measure, of = effect.measure, effect.difference
             rows = effect.stratum.at(effect.reference, effect.level)
             clocks = dict.fromkeys(_clock(measure, row.cell.experiment) for row in rows)
-            what = [own.section.key, effect.factor.name, effect.stratum.task, measure.name, measure.unit]
-            what += [", ".join(clocks), effect.reference, effect.level]
+            what = [own.section.key, effect.factor.name, effect.stratum.task, effect.stratum.name]
+            what += [measure.name, measure.unit, ", ".join(clocks), effect.reference, effect.level]
             figures = map(_raw, (of.mean, of.low, of.high, of.p, effect.adjusted))
             about = dict.fromkeys(described(row.cell.experiment, tasks) for row in rows)
             lines.append([*what, of.each.n, *figures, effect.verdict, "; ".join(filter(None, about))])
-    return _csv(head.split(), lines)
+    return _csv([*head.split(), "verdict", "data"], lines)
 
 
 def _clock(measure: Measure, experiment: Experiment) -> str:

@@ -25,7 +25,7 @@ from lab import data
 from lab.live import clock
 from lab.machine import Environment as Machine
 from lab.options import TASKS
-from lab.study import claims, curves, gaps, grids, pictures, plots, words
+from lab.study import claims, clocks, curves, gaps, grids, pictures, plots, words
 from lab.study.effects import ranked, strata
 from lab.study.files import Section, Study
 from lab.study.measures import target_of, target_words
@@ -152,6 +152,7 @@ def _part(found: Summary, command: str, out: Path, tasks: Path) -> Part:
     drawn += pictures.of(found, out, tasks, note)
     title = f"Every cell: mean ± half the 95 % interval (n); times are of the {found.clock}"
     by_factor = [grids.of_factor(found, own) for factor in found.factors for own in strata(found, factor)]
+    by_factor = [clocks.table(found), *by_factor]
     tables = [*(table for table in by_factor if table is not None), (title, grids.of_cells(found))]
     rows = [*found.rows, *found.baselines]
     first = {row.cell.id: found.study.seed(0) for row in rows}

@@ -122,6 +122,17 @@ class Summary:
         return f"{clocks.pop()} clock" if len(clocks) == 1 else "clock that each cell names"
 
     @property
+    def of_clocks(self) -> Factor | None:
+        """The factor that sets the clock, where one does: each of its levels has one, not all the same."""
+        for factor in self.factors:
+            clocks: dict[str, set[str]] = {}
+            for row in self.rows:
+                clocks.setdefault(row.cell.levels[factor.name], set()).add(row.cell.experiment.machines.clock)
+            if all(len(own) == 1 for own in clocks.values()) and len(set().union(*clocks.values())) == 2:
+                return factor
+        return None
+
+    @property
     def records(self) -> list[CellRecord]:
         return [row.record for row in (*self.rows, *self.baselines) if row.record is not None]
 

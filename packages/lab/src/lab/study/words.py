@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 
+from lab.study import clocks
 from lab.study.claims import against_first, capital, listed, of_choice
 from lab.study.effects import Stratum, effects_of, strata
 from lab.study.files import Factor
@@ -57,6 +58,8 @@ def of_section(summary: Summary) -> list[str]:
 
 def _of_factor(summary: Summary, factor: Factor, measure: Measure) -> list[str]:
     """A paragraph for each task; one for all where the factor is what sets the tasks apart."""
+    if factor is summary.of_clocks and measure.clocked:
+        return [clocks.said(summary, measure)]
     found = strata(summary, factor)
     if len(found) < 2 or any(len(stratum.levels) > 1 for stratum in found):
         return [_of_stratum(summary, stratum, measure) for stratum in found]

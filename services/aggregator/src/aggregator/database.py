@@ -18,8 +18,8 @@ from aggregator.schema import SCHEMA, VERSION
 BUSY_SECONDS: Final = 5.0
 _MUCH: Final = 16_000  # pages of the log, at which SQLite itself would write them back, waiting for the disk
 _REMEDY: Final = (
-    "put it back from a copy, or move it and the folder runs beside it away and start anew; weights that are"
-    " wanted are safetensors files in runs/RUN/weights, to be copied as they are"
+    "put it back from a copy, or move what is left of it and the folder runs beside it away and start anew;"
+    " the weights are safetensors files in runs/RUN/weights, to be copied as they are"
 )
 
 

@@ -31,7 +31,7 @@ def bounded(protocol: Any) -> type[HttpToolsProtocol]:
                     self._refuse(431, f"the request's line and headers are longer than {LIMIT} bytes")
 
         def send_400_response(self, msg: str) -> None:  # noqa: ARG002
-            self._refuse(400, "this is no HTTP/1.1 request, or its path is too long")
+            self._refuse(400, "what came cannot be read as HTTP/1.1, or its path is too long")
 
         def _refuse(self, status: int, detail: str) -> None:
             body = bytes(problem(status, PLAIN, detail).body)

@@ -34,13 +34,12 @@ from lab.study.power import read
 from lab.study.records import Repeat, Store
 from lab.study.show import Plain, Silent
 from lab.study.sitting import Sitting, TooSlow, _Watch, weights_of
-from lab.study.versions import Code, codes
 from rich.console import Console
 from roundtable.errors import NotPossible, StorageFull
 from roundtable.experiment import Experiment
 from roundtable.messages import RunDetail, RunView
 
-from tests.lab.studies import MadeUp, a_repeat, tiny, versions
+from tests.lab.studies import MadeUp, a_repeat, tiny
 from tests.monitoring import boards
 
 ROOT = Path(__file__).parents[2]
@@ -240,19 +239,6 @@ def test_tasks_of_other_options_may_have_other_data_and_a_failure_none(tmp_path:
 
     study.sitting.outcome = own
     assert study.go().done == 6
-
-
-def test_a_study_of_parts_tells_which_code_made_which(study: Study) -> None:
-    one = versions(load(study.path)[1][0])
-    later = one.model_copy(update={"git_commit": "9876543210"})  # other files were changed, not the sources
-    other = one.model_copy(update={"code": "0" * 64, "git_commit": None})
-    newer = one.model_copy(update={"packages": {"numpy": "2.1"}})
-    assert len(codes({"a": [one, one], "b": [one]})) == 1
-    assert codes({"a": [one, one], "b": [other], "c": [newer], "d": [later], "e": []}) == (
-        Code("c" * 64, {"numpy": "2.0"}, ("0123456789", "9876543210"), ("a", "d")),
-        Code("0" * 64, {"numpy": "2.0"}, (), ("b",)),
-        Code("c" * 64, {"numpy": "2.1"}, ("0123456789",), ("c",)),
-    )
 
 
 # --- the same again

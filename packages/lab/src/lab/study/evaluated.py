@@ -6,7 +6,6 @@ import numpy as np
 from roundtable import metrics
 from roundtable.experiment import Experiment
 from roundtable.messages import Evaluated
-from roundtable.tasks.loading import blaming
 
 from lab import data
 from lab.native import Folders
@@ -20,7 +19,7 @@ def metric_names(experiment: Experiment, folders: Folders) -> frozenset[str]:
     import tensorflow as tf
 
     task = data.task_of(experiment, folders.tasks).task
-    with blaming(f"task {experiment.task}: its metrics cannot be asked for"):
+    with data.calling(f"task {experiment.task}: its metrics cannot be asked for"):
         found = task.load(folders.datasets)
         predictions = task.model()(found.x_test[:1], training=False)
         sums = task.metrics(tf.constant(found.y_test[:1]), predictions)

@@ -5,8 +5,7 @@ Results are only comparable where these are the same; records.py refuses to put 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -56,35 +55,6 @@ class Versions(BaseModel):
             yield "the task's source was changed", "restore it"
         if kept.labels != self.labels and None not in (kept.labels, self.labels):
             yield "the data set is another", "restore the data"
-
-
-@dataclass(frozen=True)
-class Code:
-    """What parts of a study were run with that one code and these packages made."""
-
-    digest: Digest
-    packages: dict[str, str]
-    commits: tuple[str, ...]  # git commits at which the sources were these; none where that is not known
-    parts: tuple[str, ...]
-
-
-def codes(parts: Mapping[str, Iterable[Versions]]) -> tuple[Code, ...]:
-    """Which code made which of a study's parts, in their order: one where all of it can be compared.
-
-    Within a part there is one (records.py sees to that), but parts are run on different days and may have
-    been run with different ones. `parts`: key → the versions of its records.
-    """
-    found: dict[tuple[Digest, frozenset[tuple[str, str]]], tuple[dict[str, None], dict[str, None]]] = {}
-    for key, versions in parts.items():
-        for own in versions:
-            commits, keys = found.setdefault((own.code, frozenset(own.packages.items())), ({}, {}))
-            keys[key] = None
-            if own.git_commit is not None:
-                commits[own.git_commit] = None
-    return tuple(
-        Code(digest, dict(sorted(packages)), tuple(commits), tuple(keys))
-        for (digest, packages), (commits, keys) in found.items()
-    )
 
 
 def here(study: Digest, task: Digest | None, labels: Array | None) -> Versions:

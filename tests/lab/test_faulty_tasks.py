@@ -74,6 +74,16 @@ def test_a_task_that_fails_is_one_line_and_starts_nothing(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_study_of_a_task_that_fails_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, *options = with_task(tmp_path, "load(self, d): return open('none.csv')")
+    study = tmp_path / "study.toml"
+    levels = '[[factors]]\nname = "c"\nfield = "clients.count"\nlevels = [1, 2]\n'
+    study.write_text(f'name = "s"\n[experiment]\ntask = "mine:T"\nclients.count = 2\n{levels}')
+    assert run_app(["study", "check", str(study), *options]) == Exit.BAD_INPUT
+    told = capsys.readouterr()
+    assert told.err.count("\n") == 1 and "FileNotFoundError: [Errno 2] No such file" in told.err
+
+
 def test_a_model_that_fails_is_one_line_where_machines_are_weighed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -254,6 +254,15 @@ def test_factors_may_share_a_table_and_leave_one_as_it_is(tmp_path: Path) -> Non
     assert cell.experiment.clients.fraction == 0.5 and cell.experiment.clients.count == 4
 
 
+def test_a_file_that_begins_with_a_mark_is_read_and_one_of_endless_digits_is_refused(tmp_path: Path) -> None:
+    path = tiny(tmp_path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert section(path).study.name == "tiny"
+    path.write_text(f"repeats = {'9' * 5000}\n")
+    with pytest.raises(InvalidStudy, match="has a number of more than 4,300 digits"):
+        section(path)
+
+
 def test_a_cell_whose_name_no_file_could_have_is_refused_with_the_limit(tmp_path: Path) -> None:
     def level(letters: int) -> str:
         return f'[{{ name = "{"n" * letters}", set = {{}} }}]'

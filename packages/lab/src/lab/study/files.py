@@ -283,7 +283,7 @@ def _vain(study: Study) -> Iterator[str]:
 
 def _toml(path: Path, where: str = "") -> Body:
     try:
-        body: Body = tomllib.loads(path.read_text(encoding="utf-8"))
+        body: Body = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         return body
     except OSError as error:
         raise InvalidStudy(
@@ -291,6 +291,10 @@ def _toml(path: Path, where: str = "") -> Body:
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidStudy(f"{where}{path}: is not TOML ({error})") from None
+    except ValueError:  # Python's own, without a place
+        raise InvalidStudy(
+            f"{where}{path}: has a number of more than 4,300 digits, too many to read"
+        ) from None
 
 
 def merged(base: Body, changes: Body) -> Body:

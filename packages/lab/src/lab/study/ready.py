@@ -120,7 +120,7 @@ class _Shelf:
     def _read(self, experiment: Experiment) -> tuple[str | None, Array | None]:
         try:
             found = data.task_of(experiment, self.folders.tasks)
-            return found.hash, found.task.train_labels(self.folders.datasets)
+            return found.hash, data.train_labels(experiment, self.folders)
         except InvalidInput:
             if self.elsewhere:
                 return None, None

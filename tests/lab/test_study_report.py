@@ -208,7 +208,9 @@ def test_the_page_is_self_contained_and_everything_is_told_beside_it(tmp_path: P
     path = tiny(tmp_path, more="centralized = true")
     path.write_text(path.read_text() + PUBLISHED)
     report = _report(tmp_path, section(path))
-    written = page.write(report, tmp_path / "made").read_text()
+    (part,) = report.parts
+    crowded = replace(part, plots=[replace(plot, left_out="In the table alone: 144.") for plot in part.plots])
+    written = page.write(replace(report, parts=[crowded]), tmp_path / "made").read_text()
     page.write_tables([section(path)], tmp_path / "out", tmp_path / "made")
     assert not re.search(r'(src|href)="(?!#)', written)
     for text in (
@@ -217,12 +219,14 @@ def test_the_page_is_self_contained_and_everything_is_told_beside_it(tmp_path: P
         "lab study repeat tiny/clients-2 --seed 1",
         "Hedges",
         "not measured: ",
+        "In the table alone: 144.",
     ):
         assert text in written
     figures = sorted(path.name for path in (tmp_path / "made/figures").iterdir())
     assert figures == [f"tiny-{name}.{kind}" for name in ("clients", "learning") for kind in ("png", "svg")]
     markdown = (tmp_path / "made/report.md").read_text()
     assert all(f"figures/{name}" in markdown for name in figures if name.endswith("png"))
+    assert markdown.count("In the table alone: 144.") == len(part.plots)
     rows = list(csv.DictReader((tmp_path / "made/repeats.csv").open()))
     assert len(rows) == 9 and {row["state"] for row in rows} == {"finished"}
     cells = list(csv.DictReader((tmp_path / "made/cells.csv").open()))
@@ -616,20 +620,16 @@ def test_a_time_says_which_clock_it_is_of_in_words_and_in_figures(tmp_path: Path
 
 def test_every_outcome_is_drawn_and_series_without_room_are_named_below(tmp_path: Path) -> None:
     path = tiny(tmp_path)
-    five = '"accuracy", "loss", "round_seconds", "bytes", "cpu_seconds"'
+    five = '"accuracy", "loss", "round_seconds", "bytes", "cpu_seconds", "cut"'
     body = path.read_text().replace('"accuracy", "rounds_to_target"', five)
     path.write_text(body + OTHER_BATCHES.replace("64]", "64, 80, 96, 112, 128, 144, 160]"))
     part = section(path)
     own = summary(part, records(part, lambda _cell, seed: 0.8 + seed / 100))
     drawn = plots.effect(own, own.factors[0])
-    assert drawn is not None and drawn.left_out == "In the table alone: 144; 160."
+    assert drawn is not None
+    assert drawn.left_out == "In the table alone: 144; 160. 0 in every run: clients cut off a round."
     for label in ("test accuracy, %", "test loss", "bytes moved", "CPU time, s"):
         assert label in drawn.inline
-    report = _report(tmp_path, section(tiny(tmp_path)))
-    part_of_it = replace(report.parts[0], plots=[replace(report.parts[0].plots[0], left_out=drawn.left_out)])
-    page.write(replace(report, parts=[part_of_it]), tmp_path / "made")
-    for name in ("report.html", "report.md"):
-        assert (tmp_path / "made" / name).read_text().count("In the table alone: 144; 160.") == 1
 
 
 def test_a_legend_of_many_curves_leaves_them_room(tmp_path: Path) -> None:
@@ -860,23 +860,29 @@ def test_records_of_different_data_or_code_are_never_put_side_by_side(tmp_path: 
 
 def test_parts_of_different_code_are_told_at_the_top(tmp_path: Path) -> None:
     part = section(tiny(tmp_path))
-    others = [Section(key=key, study=part.study) for key in ("other", "third")]
-    for own, code, commit in zip((part, *others), "ccd", "aab", strict=True):
-        for record in records(own, lambda _cell, _seed: 0.9).values():
+    parts = [part, *(Section(key=key, study=part.study) for key in ("other", "third"))]
+    found = []
+    for own, code, commit in zip(parts, "ccd", "aab", strict=True):
+        told = {}
+        for name, record in records(own, lambda _cell, _seed: 0.9).items():
             changes = {
                 "versions": record.versions.model_copy(update={"code": code * 64}),
                 "environment": record.environment.model_copy(
                     update={"git_commit": commit * 40, "git_dirty": False}
                 ),
             }
-            Store(tmp_path / "out" / own.key).write(record.model_copy(update=changes))
-    report = page.gather(part.study, [part, *others], tmp_path / "out", "{cell}{seed}")
-    said = "Its parts are of different code: git aaaaaaa (tiny, other); git bbbbbbb (third)."
-    assert report.codes == said
+            told[name] = record.model_copy(update=changes)
+            Store(tmp_path / "out" / own.key).write(told[name])
+        found.append(summary(own, told))
+    assert page._codes(found[:2]) == ""
+    assert page._codes(found) == (
+        "Its parts are of different code: git aaaaaaa (tiny, other); git bbbbbbb (third)."
+    )
+    report = page.gather(part.study, [parts[0], parts[2]], tmp_path / "out", "{cell}{seed}")
     page.write(report, tmp_path / "made")
     for name in ("report.html", "report.md"):
+        said = "Its parts are of different code: git aaaaaaa (tiny); git bbbbbbb (third)."
         assert said in (tmp_path / "made" / name).read_text()
-    assert page.gather(part.study, [part, others[0]], tmp_path / "out", "{cell}{seed}").codes == ""
 
 
 def test_a_report_of_nothing_says_so(tmp_path: Path) -> None:

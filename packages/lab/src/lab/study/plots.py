@@ -83,7 +83,12 @@ def effect(summary: Summary, factor: Factor, note: str = "") -> Plot | None:
             note,
         )
     missing = [label for label, _ in _series(summary, factor)[TOGETHER:]]
-    return replace(drawn, left_out=f"In the table alone: {'; '.join(missing)}." if missing else "")
+    nothing = [
+        m.label for m in summary.outcomes if m not in outcomes and any(r.of(m).n for r in summary.rows)
+    ]
+    said = [f"In the table alone: {'; '.join(missing)}."] * bool(missing)
+    said += [f"0 in every run: {', '.join(nothing)}."] * bool(nothing)
+    return replace(drawn, left_out=" ".join(said))
 
 
 def _read(summary: Summary, factor: Factor, outcomes: Sequence[Measure]) -> str:

@@ -407,7 +407,7 @@ def test_other_thread_counts_ask_for_a_restart(elsewhere: Elsewhere) -> None:
 
 
 def test_a_training_that_is_no_longer_wanted_ends_early() -> None:
-    ours = trainer(training={"epochs": 20_000})
+    ours = trainer(training={"epochs": 10_000})
     weights, _ = ours.initialize()
     for client in (0, 1):  # the second while the first one's is still being watched
         asked: list[bool] = []
@@ -416,7 +416,7 @@ def test_a_training_that_is_no_longer_wanted_ends_early() -> None:
             asked.append(True)
             return len(asked) > 2
 
-        assert ours.train(client, 1, weights, None, None, stop).num_steps < 4 * 20_000
+        assert ours.train(client, 1, weights, None, None, stop).num_steps < 4 * 10_000
     again = trainer(training={"epochs": 1}).train(0, 1, weights, None, None, never)
     assert again.num_steps == 4
 

@@ -276,10 +276,10 @@ def test_a_study_weighs_the_model_once_as_lab_check_does(
 
 
 def test_what_needs_tensorflow_is_found_out_in_a_process_of_its_own(tmp_path: Path) -> None:
-    folders = Folders(tmp_path)
+    folders, interrupted = Folders(tmp_path), signal.getsignal(signal.SIGINT)
     found = apart(_process, experiment({}), folders)
     assert found == ("x", folders, found[2], True) and found[2] != os.getpid()
-    assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+    assert signal.getsignal(signal.SIGINT) is interrupted
 
 
 def test_an_error_there_is_raised_here_and_a_process_that_dies_is_one() -> None:

@@ -46,7 +46,7 @@ def learning(summary: Summary, note: str = "") -> Plot | None:
         over = f"{_AXES[axis]} ({summary.clock})" if axis == "seconds" else _AXES[axis]
         for index, (title, rows) in enumerate(panels):
             axes = grid[index // columns][index % columns]
-            _curves(axes, summary, rows, metric, target, axis, across)
+            _curves(axes, summary, rows, metric, target, axis, across if below else 0)
             axes.set_title(title, fontsize=10)
             axes.set_xlabel(over)
             if index % columns == 0:
@@ -120,6 +120,7 @@ def _curves(
     axis: str,
     across: int,
 ) -> None:
+    """`across`: names side by side in a legend below; 0: among the curves."""
     scale = 100 if metric == "accuracy" else 1
     shared = _shared(rows)
     drawn = 0
@@ -149,9 +150,8 @@ def _curves(
     if not drawn:
         axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", va="center", color=GREY)
     elif drawn + len(baselines) > 1 or summary.study.published:
-        many = drawn + len(baselines) > _INSIDE
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": across}
-        axes.legend(fontsize=8, **(below if many else {"loc": "lower right"}))
+        axes.legend(fontsize=8, **(below if across else {"loc": "lower right"}))
 
 
 def _across(summary: Summary, panels: Sequence[tuple[str, list[Row]]], metric: str) -> int:

@@ -269,6 +269,7 @@ def test_ctrl_c_while_starting_leaves_nothing(finished: Finished, tmp_path: Path
     assert children_of(runs) == []
 
 
+@pytest.mark.slow
 def test_children_go_when_lab_is_killed(finished: Finished, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     running = begin("run", finished.experiment, "--workers", "1", "--runs-dir", runs)
@@ -296,6 +297,7 @@ def test_a_worker_that_dies_is_shown_and_the_run_goes_on(finished: Finished, tmp
     assert results.read(runs / "latest").final.weights_hash == finished.weights_hash
 
 
+@pytest.mark.slow
 def test_when_every_worker_has_died_the_command_ends_with_one_line(
     finished: Finished, tmp_path: Path
 ) -> None:

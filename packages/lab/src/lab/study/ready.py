@@ -105,7 +105,7 @@ class _Shelf:
         """Of the model, which takes seconds to build; nothing where this machine cannot."""
         key = _task(experiment)
         if key not in self._manifests:
-            here = find_spec("tensorflow") is not None
+            here = _tensorflow_is_here()
             self._manifests[key] = apart(forecast.weighed, experiment, self.folders) if here else Manifest(())
         return self._manifests[key]
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from lab import machine
 from lab.study.cells import Cell, cells
-from lab.study.files import Section, load
+from lab.study.files import load
 from lab.study.records import CellRecord, Repeat, RoundFigures
+from lab.study.schema import Section
 from lab.study.versions import Versions
 from roundtable.experiment import Experiment
 

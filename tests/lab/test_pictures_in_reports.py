@@ -13,8 +13,8 @@ from lab import data, gains, machine, overlap, predictions, report, results
 from lab.native import Folders
 from lab.results import Result, Spread, Startup
 from lab.study import page, pictures
-from lab.study.files import Section
 from lab.study.records import CellRecord, Store
+from lab.study.schema import Section
 from lab.study.sitting import drop, weights_of
 from lab.study.summary import summary
 from PIL import Image

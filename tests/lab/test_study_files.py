@@ -11,7 +11,8 @@ from lab.native import Folders
 from lab.study import ready
 from lab.study.cells import LONGEST, cells, centralized, slug
 from lab.study.evaluated import metric_names
-from lab.study.files import InvalidStudy, Study, load, merged
+from lab.study.files import load, merged
+from lab.study.schema import InvalidStudy, Study
 from roundtable.errors import InvalidData
 from roundtable.experiment import Experiment, parse
 
@@ -31,6 +32,26 @@ def test_every_study_of_the_lab_comes_to_cells(path: Path) -> None:
         found = cells(part)
         assert len({cell.id for cell in found}) == len(found)
         ready._check_outcomes(part.study)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"name = ", "study.toml: is not TOML"),
+        (b'name = "\xff"', "study.toml: is not UTF-8 text: save it as UTF-8"),
+        (b"repeats = " + b"9" * 5000, "study.toml: has a number of more than 4,300 digits"),
+        (None, "study.toml: cannot be read (No such file or directory); studies/ has examples"),
+    ],
+)
+def test_a_file_that_is_no_toml_is_refused_as_an_experiment_is(
+    tmp_path: Path, content: bytes | None, words: str
+) -> None:
+    if content is not None:
+        (tmp_path / "study.toml").write_bytes(content)
+    with pytest.raises(InvalidStudy) as refused:
+        load(tmp_path / "study.toml")
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_full_names_every_study_but_those_made_of_others() -> None:

@@ -19,10 +19,11 @@ from lab.options import TASKS
 from lab.study import claims, clocks, curves, grids, page, plots, words
 from lab.study.cells import Cell
 from lab.study.effects import effects, effects_of, ranked, strata
-from lab.study.files import Section, Study, load
+from lab.study.files import load
 from lab.study.intervals import Interval, holm, interval, paired
 from lab.study.measures import Target, named
 from lab.study.records import CellRecord, Store, Unfinished
+from lab.study.schema import Section, Study
 from lab.study.summary import Summary, summary
 from matplotlib.figure import Figure
 from roundtable.errors import NotPossible, Unknown

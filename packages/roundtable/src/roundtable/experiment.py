@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,12 +20,8 @@ from roundtable.faults import faults as faults
 from roundtable.machines import Machines
 from roundtable.partitioners import Iid, Partitioner
 from roundtable.strategy import Strategy
+from roundtable.toml import Tables, parse_tables, read_tables
 from roundtable.types import Digest, Seconds
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Period = Annotated[int, Field(gt=0, le=1_000_000)]  # in rounds or evaluations
@@ -197,27 +192,15 @@ def parse(body: dict[str, Any], source: str = "experiment") -> Experiment:
 
 def load(path: Path) -> Experiment:
     """Read and check an experiment file. Raises InvalidExperiment."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # editors on Windows put a mark before the text
-    except OSError as error:
-        raise InvalidExperiment(
-            f"{path}: cannot be read ({error.strerror}); see experiments/ for examples"
-        ) from None
-    except UnicodeDecodeError:
-        raise InvalidExperiment(f"{path}: is not UTF-8 text: save it as UTF-8") from None
-    return loads(text, str(path))
+    return _of(read_tables(path, "see experiments/ for examples"), str(path))
 
 
 def loads(text: str, source: str = "experiment") -> Experiment:
     """Check the text of an experiment file. Raises InvalidExperiment."""
-    try:
-        body = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise InvalidExperiment(f"{source}: is not TOML ({error})") from None
-    except ValueError:  # Python's own, without a place
-        raise InvalidExperiment(
-            f"{source}: has a number of more than 4,300 digits, too many to read"
-        ) from None
+    return _of(parse_tables(text, source), source)
+
+
+def _of(body: Tables, source: str) -> Experiment:
     if "task" not in body and body.keys() & {"experiment", "factors", "parts"}:
         raise InvalidExperiment(f"{source}: is a study, not an experiment: `lab study run` takes it")
     return parse(body, source)

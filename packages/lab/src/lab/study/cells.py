@@ -15,8 +15,10 @@ from typing import Literal
 
 from roundtable.errors import InvalidExperiment
 from roundtable.experiment import Experiment, parse
+from roundtable.toml import Tables
 
-from lab.study.files import Body, Factor, InvalidStudy, Level, Section, level_name, merged, shown
+from lab.study.files import merged
+from lab.study.schema import Factor, InvalidStudy, Level, Section, level_name, shown
 
 CENTRALIZED = "centralized"
 LONGEST = 200  # letters of a cell's id: a file's name, with what is put around it, may have 255
@@ -118,7 +120,7 @@ def _cell(section: Section, levels: dict[str, tuple[Factor, object]]) -> Cell:
         raise InvalidStudy("\n".join(lines)) from None
 
 
-def _refuse_own(where: str, changes: Body) -> None:
+def _refuse_own(where: str, changes: Tables) -> None:
     for path in _paths(changes):
         if path in _OF_THE_CELL:
             raise InvalidStudy(
@@ -127,7 +129,7 @@ def _refuse_own(where: str, changes: Body) -> None:
             )
 
 
-def _refuse_twice(key: str, factor: str, level: object, changes: Body, touched: dict[str, str]) -> None:
+def _refuse_twice(key: str, factor: str, level: object, changes: Tables, touched: dict[str, str]) -> None:
     """Takes from `touched` what this level sets anew. Raises InvalidStudy where nothing would be left of
     another's, or where values of one field are in question: those would not be what they are called.
     """
@@ -142,7 +144,7 @@ def _refuse_twice(key: str, factor: str, level: object, changes: Body, touched: 
                 )
 
 
-def _replaced(changes: Body, before: str = "") -> Iterator[str]:
+def _replaced(changes: Tables, before: str = "") -> Iterator[str]:
     """Tables whose place others take as a whole (see `merged`)."""
     for path, value in changes.items():
         if isinstance(value, dict):
@@ -161,7 +163,7 @@ def _blamed(key: str, line: str, touched: dict[str, str]) -> str:
     return f"{key}: experiment: {fault}"
 
 
-def _paths(changes: Body, before: str = "") -> Iterator[str]:
+def _paths(changes: Tables, before: str = "") -> Iterator[str]:
     for path, value in changes.items():
         if isinstance(value, dict):  # an empty one changes nothing
             yield from _paths(value, f"{before}{path}.")
@@ -208,7 +210,7 @@ def centralized(experiment: Experiment) -> Experiment:
 
     A round of it is one epoch. The optimizer starts anew with each, as it does in a client's round.
     """
-    partition: Body = {"kind": "iid"}
+    partition: Tables = {"kind": "iid"}
     if experiment.partition.kind == "fixed":  # exactly the examples that the clients hold between them
         overlap = experiment.partition.overlap
         size = experiment.partition.size * (1 if overlap else experiment.clients.count)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lab.study.effects import Effect, effects
-from lab.study.files import Factor, level_name
 from lab.study.measures import target_words
+from lab.study.schema import Factor, level_name
 from lab.study.summary import Summary
 
 

@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from lab.charts import BLACK, GREY, STYLE
-from lab.study.files import Published, level_name
 from lab.study.intervals import interval
 from lab.study.measures import Target, clock, limits, metric_of, metric_words, target_of
 from lab.study.plots import COLOURS, LETTERS, LINES, MARKERS, TOGETHER, Plot, plotted
 from lab.study.records import Repeat
+from lab.study.schema import Published, level_name
 from lab.study.summary import Row, Summary
 
 _FOR = "in one place, for "

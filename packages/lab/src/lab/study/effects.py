@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from lab.study.files import Factor, level_name
 from lab.study.intervals import Difference, Interval, Verdict, holm, interval, paired
 from lab.study.measures import Measure
+from lab.study.schema import Factor, level_name
 from lab.study.summary import Row, Summary
 
 

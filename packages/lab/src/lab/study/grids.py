@@ -15,9 +15,9 @@ from roundtable.experiment import Experiment
 
 from lab.data import described
 from lab.study.effects import Effect, Stratum, effects, effects_of
-from lab.study.files import level_name
 from lab.study.intervals import Interval
 from lab.study.measures import Measure, measures
+from lab.study.schema import level_name
 from lab.study.summary import Row, Summary
 
 

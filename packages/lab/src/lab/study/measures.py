@@ -13,8 +13,8 @@ from typing import Final
 
 from roundtable.types import Seconds
 
-from lab.study.files import InvalidStudy, Study
 from lab.study.records import Repeat, RoundFigures
+from lab.study.schema import InvalidStudy, Study
 
 MB: Final = 1_000_000
 

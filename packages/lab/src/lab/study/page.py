@@ -27,10 +27,10 @@ from lab.machine import Environment as Machine
 from lab.options import TASKS
 from lab.study import claims, clocks, curves, gaps, grids, pictures, plots, words
 from lab.study.effects import ranked, strata
-from lab.study.files import Section, Study
 from lab.study.measures import target_of, target_words
 from lab.study.plots import Plot
 from lab.study.records import NO_ROOM, CellRecord, Store
+from lab.study.schema import Section, Study
 from lab.study.summary import Summary, summary
 
 _MEASURED = "of the processors by RAPL, or of a Jetson by its sensor; with whatever else ran"

@@ -25,9 +25,9 @@ from lab import data
 from lab.export import read_weights
 from lab.native import Folders
 from lab.predictions import figure, predicted
-from lab.study.files import Section
 from lab.study.plots import Plot, plotted
 from lab.study.records import NO_ROOM, CellRecord, Repeat, Store
+from lab.study.schema import Section
 from lab.study.sitting import weights_of
 from lab.study.summary import Summary
 

@@ -17,9 +17,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lab.charts import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, STYLE, VERMILION, svg
-from lab.study.files import Factor, is_number, level_name
 from lab.study.intervals import Interval
 from lab.study.measures import Measure
+from lab.study.schema import Factor, is_number, level_name
 from lab.study.summary import Row, Summary
 
 COLOURS = (BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE, "#005A8C", "#8a6d00")

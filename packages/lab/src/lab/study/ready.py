@@ -22,8 +22,8 @@ from lab.study import versions
 from lab.study.apart import apart
 from lab.study.cells import Cell, cells
 from lab.study.evaluated import metric_names
-from lab.study.files import InvalidStudy, Section, Study, shown
 from lab.study.measures import named
+from lab.study.schema import InvalidStudy, Section, Study, shown
 from lab.study.versions import Versions
 
 

@@ -25,7 +25,7 @@ from roundtable.messages import RoundRecord
 from roundtable.types import Digest, RunId
 
 from lab.machine import Environment
-from lab.study.files import Section
+from lab.study.schema import Section
 from lab.study.versions import Versions
 
 _UNFINISHED = "unfinished.json"

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from lab.study.cells import Cell, cells
-from lab.study.files import Factor, Published, Section, Study, level_name
 from lab.study.intervals import Interval, interval
 from lab.study.measures import Measure, named, target_of
 from lab.study.records import CellRecord, Repeat
+from lab.study.schema import Factor, Published, Section, Study, level_name
 
 ALIKE = 0.05  # of the examples: as many, for what is learned from them
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from lab.study import clocks
 from lab.study.claims import against_first, capital, listed, of_choice
 from lab.study.effects import Stratum, effects_of, strata
-from lab.study.files import Factor
 from lab.study.intervals import Interval
 from lab.study.measures import Measure, Target
+from lab.study.schema import Factor
 from lab.study.summary import Comparison, Row, Summary
 
 WIDE = 0.2  # of the mean: half an interval so wide agrees with nearly anything

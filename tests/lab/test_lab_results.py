@@ -196,9 +196,10 @@ def test_a_report_without_data_or_accuracy_still_says_so(result: Result) -> None
         for record in result.rounds
     )
     bare = result.model_copy(
-        update={"partition": None, "rounds": rounds, "startup": Startup(), "workers": ()}
+        update={"partition": None, "rounds": rounds, "startup": Startup(), "workers": (), "state": "running"}
     )
-    assert "Not drawn" in report.html(bare)
+    page = report.html(bare)
+    assert "Not drawn" in page and "This run had not ended when this was written" in page
 
 
 def test_a_report_that_lab_has_written_is_shown_by_the_next_lab_on_this_machine(

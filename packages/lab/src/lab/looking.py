@@ -16,7 +16,8 @@ from pydantic import BaseModel
 from rich.live import Live as RichLive
 from rich.text import Text
 from roundtable import experiment as experiments
-from roundtable.errors import InvalidExperiment, InvalidInput
+from roundtable.errors import InvalidExperiment, InvalidInput, Unknown
+from roundtable.messages import ENDED
 
 from lab import data, export, forecast, results, tables, verification
 from lab.api import Api
@@ -232,18 +233,17 @@ def report(
     tasks_dir: Tasks = TASKS,
     datasets_dir: Datasets = DATASETS,
 ) -> int:
-    """Write runs/RUN/report.html again, or for the first time where a run ended without `lab` watching."""
+    """Write runs/RUN/report.html again; from the lab where a run ended without `lab` watching, or goes on."""
     folders = Folders(runs_dir, tasks_dir, datasets_dir)
     place = Place(folders, url, admin_token_file, ca=ca)
+    here = runs_dir / run
     listed = folders.state.is_dir() or url is not None  # else there are only results, of labs elsewhere
-    if (run == "latest" and listed) or not _has_results(runs_dir / run):
+    if _has_results(here) and not (listed and (run == "latest" or results.read(here).state != "finished")):
+        folder = _again(runs_dir, run)
+    else:
         with reach(place) as (api, _):
-            run = named(api, run).id
-            if not _has_results(runs_dir / run):
-                record(place, api.run(run), tuple(api.workers()), api)
-                out.print(f"wrote {runs_dir / run / 'report.html'}")
-                return Exit.DONE
-    out.print(f"wrote {_again(runs_dir, run) / 'report.html'}")
+            folder = _of_the_lab(place, api, run)
+    out.print(f"wrote {folder / 'report.html'}")
     return Exit.DONE
 
 
@@ -267,6 +267,22 @@ def _again(runs_dir: Path, run: str) -> Path:
     result = results.read(runs_dir / run)
     drawn = results.predictions_of(runs_dir / run)
     return results.write(runs_dir, result, partial(page.html, predictions=drawn), predictions=drawn)
+
+
+def _of_the_lab(place: Place, api: Api, run: str) -> Path:
+    """The report of the run as it is there now."""
+    runs_dir = place.folders.runs
+    try:
+        detail = api.run(named(api, run).id)
+    except Unknown:
+        if not _has_results(runs_dir / run):
+            raise
+        return _again(runs_dir, run)  # of another lab
+    if results.current(runs_dir / detail.id, detail) is not None:
+        return _again(runs_dir, detail.id)
+    if detail.state not in ENDED:
+        out.print(f"{detail.id} has not ended: this is it up to round {detail.round}", soft_wrap=True)
+    return record(place, detail, tuple(api.workers()), api)
 
 
 def _plain(models: Sequence[BaseModel]) -> list[Any]:

@@ -24,7 +24,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
 from roundtable.errors import InvalidInput, InvalidSetting
 from roundtable.experiment import Experiment
-from roundtable.messages import RoundRecord, RunDetail, WorkerView
+from roundtable.messages import ENDED, RoundRecord, RunDetail, RunView, WorkerView
 from roundtable.types import Digest, RunId, Seconds, WorkerId
 
 from lab.machine import Environment
@@ -85,7 +85,7 @@ class Result(Value):
     schema_version: Literal[1] = 1
     run: RunId
     name: str
-    state: str  # finished, stopped or failed
+    state: str  # finished, stopped or failed; another one where it had not ended when this was written
     reason: str | None
     experiment: Experiment
     experiment_hash: Digest
@@ -239,6 +239,20 @@ def read(folder: Path) -> Result:
             f"{path}: is not a result of this version ({where + ': ' if where else ''}{first['msg']}): "
             f"remove it, then `lab report {folder.name}` writes it anew"
         ) from None
+
+
+def current(folder: Path, view: RunView) -> Result | None:
+    """The results that are there, where they are the run's last ones; nothing where it has gone on since, or
+    there are none. Raises InvalidInput.
+
+    A finished run never goes on, and its head in result.json shows a ledger that was rewritten: it stays.
+    """
+    if not (folder / "result.json").exists():
+        return None
+    result = read(folder)
+    told = (result.state, result.ledger_head)
+    last = result.state == "finished" or (view.state in ENDED and told == (view.state, view.head))
+    return result if last else None
 
 
 def experiment_toml(experiment: Experiment) -> str:

@@ -86,13 +86,9 @@ class Session:
                     )
                 detail = self._follow(api, lab, view.id, progress)
         self.show.end()
-        if (
-            not new
-            and (self.place.folders.runs / detail.id / "result.json").exists()
-            and view.state == "finished"
-        ):
-            folder = self.place.folders.runs / detail.id
-            return Outcome(detail, folder, results.read(folder))
+        folder = self.place.folders.runs / detail.id
+        if not new and view.state == "finished" and (known := results.current(folder, detail)) is not None:
+            return Outcome(detail, folder, known)
         return self._outcome(detail, spread, original)
 
     def resume(self, run: str) -> Outcome:
@@ -198,7 +194,7 @@ class Session:
 
 
 def record(place: Place, detail: RunDetail, workers: tuple[WorkerView, ...], api: Api) -> Path:
-    """The results folder of a run that ended without `lab` watching."""
+    """The results folder of a run that `lab` did not watch to its end."""
     weights = None
     if detail.round > 0 and data.draws(detail.experiment, place.folders.tasks):
         from lab import predictions

@@ -78,6 +78,16 @@ def test_an_upload_is_discarded_unless_it_was_accepted_meanwhile(tmp_path: Path)
     assert len(names(tmp_path)) == 1
 
 
+def test_an_upload_from_before_a_resume_discards_nothing_of_those_after_it(tmp_path: Path) -> None:
+    before = fill(Spool(tmp_path), b"a" * 1000)
+    held = Spool(tmp_path)
+    held.tidy(wanted((1, 1)), starting=True)
+    after = fill(held, b"b" * 1000)
+    held.discard(before)
+    held.accept(after, (1, 1), 0, DIGEST)
+    assert held.path((1, 1), 0, DIGEST).read_bytes() == b"b" * 1000
+
+
 def test_a_room_whose_file_is_gone_keeps_no_other_from_being_tidied(tmp_path: Path) -> None:
     held = Spool(tmp_path)
     for client in range(4):

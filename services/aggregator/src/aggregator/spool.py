@@ -36,6 +36,8 @@ _UPDATE: Final = re.compile(r"(\d+)\.(\d+)\.\d+\.[0-9a-f]{64}" + re.escape(SUFFI
 
 Trial = tuple[int, int]  # (round, trial)
 
+_numbers: Final = itertools.count()  # of all spools: a run that is resumed has a new one over the same folder
+
 
 @dataclass(eq=False)
 class Room:
@@ -62,7 +64,6 @@ class Spool:
         self._held: dict[str, Room] = {}  # accepted ones, by their place
         self._spare: list[Room] = []
         self._there: dict[Trial, set[str]] | None = None  # places of accepted updates; None: not looked yet
-        self._counter = itertools.count()
         self._closed = False
         self._lock = threading.Lock()
 
@@ -181,7 +182,7 @@ class Spool:
 
     def _part(self) -> str:
         """An absent, unique one."""
-        return f"{self._prefix}{os.getpid()}.{next(self._counter)}{PART}"
+        return f"{self._prefix}{os.getpid()}.{next(_numbers)}{PART}"
 
     def _accepted(self) -> dict[Trial, set[str]]:
         """Only this object makes and removes any, so that one look is enough."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Generic, TypeAlias, TypeVar
@@ -96,6 +97,7 @@ def _contents(folder: Path) -> Key:
     """Names, sizes and times of the files in it: whether any has been changed."""
     found = []
     for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
-        about = path.stat()
-        found.append((str(path), about.st_size, about.st_mtime_ns))
+        with suppress(OSError):  # a link to nowhere, or gone meanwhile: who needs it will say so
+            about = path.stat()
+            found.append((str(path), about.st_size, about.st_mtime_ns))
     return tuple(found)

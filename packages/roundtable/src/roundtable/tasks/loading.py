@@ -25,7 +25,9 @@ Option: TypeAlias = str | int | float | bool
 
 
 def read_class(name: str, tasks_dir: Path) -> tuple[type[Task], bytes]:
-    """The class that "file:Class" names in `tasks_dir`, and the bytes of its file. Raises InvalidTask."""
+    """The class that "file:Class" names in `tasks_dir`, and what tells it from any other: the bytes of its
+    file, a zero, its name. Raises InvalidTask.
+    """
     stem, _, class_name = name.partition(":")
     if not stem.isidentifier() or not class_name.isidentifier():
         raise InvalidTask(f'task = "{name}": write "file:Class", for a class in {tasks_dir}/file.py')
@@ -48,7 +50,7 @@ def read_class(name: str, tasks_dir: Path) -> tuple[type[Task], bytes]:
             f'task = "{name}": {path} has no complete class {class_name} derived from roundtable.tasks.Task; '
             f"it has {', '.join(sorted(classes)) or 'none'} (a class is complete with model, loss and load)"
         )
-    return classes[class_name], source
+    return classes[class_name], source + b"\0" + class_name.encode()
 
 
 def _run(path: Path, stem: str, source: bytes) -> dict[str, Any]:

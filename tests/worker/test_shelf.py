@@ -1,0 +1,62 @@
+"""What a run leaves for the next one is of no other task, and of no other seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from roundtable.experiment import parse
+from roundtable.messages import Plan
+from worker.shelf import Shelf
+from worker.trainer import Trainer
+
+TASKS = """
+import numpy as np
+from roundtable.tasks import Data, Task
+
+class Small(Task):
+    sign = 1.0
+
+    def load(self, data_dir):
+        x = self.sign * np.arange(40, dtype=np.float32).reshape(10, 4)
+        y = (np.arange(10) % 2).astype(np.uint8)
+        return Data(x, y, x, y)
+
+    def model(self):
+        import keras
+        features = np.random.normal(size=(4, 8)).astype(np.float32)  # constants of the graph, no weights
+        entry = keras.Input((4,))
+        return keras.Model(entry, keras.layers.Dense(2)(keras.ops.cos(keras.ops.matmul(entry, features))))
+
+    def loss(self):
+        import keras
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+class Turned(Small):
+    sign = -1.0
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "small.py").write_text(TASKS)
+    return tmp_path
+
+
+def trainer(folder: Path, shelf: Shelf, task: str = "small:Small", seed: int = 1) -> Trainer:
+    body: dict[str, Any] = {"name": "t", "task": task, "seed": seed, "clients": {"count": 2}}
+    return Trainer(Plan(run="r", experiment=parse(body)), folder, folder, None, "here", shelf)
+
+
+def test_two_classes_of_one_file_share_nothing(folder: Path) -> None:
+    shelf = Shelf()
+    one, other = (trainer(folder, shelf, task) for task in ("small:Small", "small:Turned"))
+    assert one.task_hash != other.task_hash and one.data_hash != other.data_hash
+    np.testing.assert_array_equal(one._data.x_test, -other._data.x_test)
+
+
+def test_a_link_to_nowhere_among_the_data_sets_is_no_matter(folder: Path) -> None:
+    (folder / "gone.npz").symlink_to(folder / "unplugged" / "gone.npz")
+    assert trainer(folder, Shelf()).data_hash

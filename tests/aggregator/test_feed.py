@@ -58,6 +58,14 @@ def test_ids_of_a_restarted_aggregator_come_after_those_of_the_one_before(clock)
     assert kinds(after.after(last)) == [("run", None), ("workers", None), ("round", 500)]
 
 
+async def test_who_comes_back_after_the_clock_was_set_back_is_told_everything(clock):
+    last = feed_of(clock).after(0)[-1].seq
+    clock.turn(-3600)
+    stream = feed_of(clock).watch(last)
+    await anext(stream)
+    assert b"event: run" in await asyncio.wait_for(anext(stream), 5)
+
+
 def parsed(body):
     events = []
     for frame in body.split("\n\n"):
@@ -104,7 +112,7 @@ async def test_a_stream_is_picked_up_where_it_was_left_after_a_restart_too(open_
 
 async def test_a_quiet_stream_shows_that_it_is_alive(clock, settled):
     feed = feed_of(clock)
-    stream = feed.watch(10**15)
+    stream = feed.watch(feed.after(0)[-1].seq)
     assert await anext(stream) == b"retry: 1000\n\n"
 
     waiting = asyncio.ensure_future(anext(stream))

@@ -142,8 +142,9 @@ async def test_names_of_this_machine_and_of_containers_read(open_lab):
 async def test_an_experiment_file_is_checked_for_the_page(open_lab):
     async with open_lab() as lab:
         reply = await lab.http.post("/v1/experiments", content=EXPERIMENT, headers=lab.admin)
-        assert (reply.status_code, reply.json()["name"]) == (200, "from-a-file")
-        created = await lab.http.post("/v1/runs", json={"experiment": reply.json()}, headers=lab.admin)
+        checked = reply.json()
+        assert (reply.status_code, checked["name"]) == (200, "from-a-file")
+        created = await lab.http.post("/v1/runs", json={"experiment": checked}, headers=lab.admin)
         assert created.status_code == 201
         for text, word in (
             (EXPERIMENT + "extra = 1", "extra"),
@@ -152,6 +153,8 @@ async def test_an_experiment_file_is_checked_for_the_page(open_lab):
         ):
             reply = await lab.http.post("/v1/experiments", content=text, headers=lab.admin)
             assert reply.status_code == 422 and word in reply.json()["detail"]
+        marked = EXPERIMENT.encode("utf-8-sig")  # by an editor on Windows
+        assert (await lab.http.post("/v1/experiments", content=marked, headers=lab.admin)).json() == checked
         assert (await lab.http.post("/v1/experiments", content=EXPERIMENT)).status_code == 401
 
 

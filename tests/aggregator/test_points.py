@@ -104,6 +104,8 @@ async def test_what_nodes_send_is_bounded_and_needs_the_join_token(open_lab, sin
         assert (await write(lab, gzip.compress(b"x" * 2**21), content_encoding="gzip")).status_code == 413
         assert (await write(lab, b"\x1f\x8bnonsense", content_encoding="gzip")).status_code == 422
         assert (await write(lab, gzip.compress(b"x" * 99)[:-9], content_encoding="gzip")).status_code == 422
+        twice = gzip.compress(b"mem used=1 1") * 2
+        assert (await write(lab, twice, content_encoding="gzip")).status_code == 422
         assert (await write(lab, b"\xff\xfe")).status_code == 422
         assert (await write(lab, b"x", content_encoding="br")).status_code == 422
         lines = (b"cpu,host=pi usage=1 1700000000000000000\n" * 26214)[: 2**20]

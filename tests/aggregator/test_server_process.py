@@ -15,7 +15,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from aggregator import rerun
 from aggregator.heads import LIMIT
+from aggregator.settings import load
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
 @contextmanager
@@ -57,13 +61,19 @@ def ends(child, seconds=5.0):
     return time.monotonic() - began
 
 
-def test_the_first_line_says_where_it_listens_and_requests_are_taken(tmp_path):
+def test_the_first_line_says_where_it_listens_and_requests_are_taken(tmp_path, monkeypatch):
     with process(tmp_path) as child:
         url = listening(child)
         assert url.startswith("http://127.0.0.1:")
         assert httpx.get(f"{url}/readyz").status_code == 200
         for name in ("join", "admin"):
             assert (tmp_path / "state" / "tokens" / name).stat().st_mode & 0o777 == 0o600
+        # and `rerun` asks it there, whatever proxy there is for others
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+        monkeypatch.setenv("EXPERIMENT", str(EXPERIMENTS / "digits.toml"))
+        settings = load(port=int(url.rpartition(":")[2]), state_dir=tmp_path / "state")
+        first, second = rerun.anew(settings), rerun.anew(settings)
+        assert second.endswith(f"; {first.split()[1]} is stopped")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from aggregator.tokens import Tokens, open_tokens
 from roundtable.errors import InvalidSetting, Unauthorized
@@ -18,6 +20,12 @@ def test_absent_tokens_are_made_for_their_owner_only(paths):
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in paths)
     assert len({tokens.join, tokens.admin, tokens.secret}) == 3
     assert sorted(path.name for path in paths[0].parent.iterdir()) == ["admin", "join", "session"]
+
+
+def test_a_start_that_was_killed_while_it_made_a_token_is_in_nobodys_way(paths):
+    paths[0].parent.mkdir()
+    (paths[0].parent / f".join.{os.getpid()}").touch()  # in a container each start has the same number
+    assert open_tokens(*paths).join == paths[0].read_text().strip()
 
 
 def test_tokens_are_read_again_without_their_line_end(paths):

@@ -3,7 +3,8 @@
 Nothing is queued for watchers. A run, its workers and each of its rounds are things with a latest version; an
 event says what one of them is now. A watcher that is slow, or comes back with the id of the last event it
 saw, is told of everything that has a later version, once. Versions start at the milliseconds of the wall
-clock, so that those of a restarted aggregator are later than all that came before.
+clock, so that those of a restarted aggregator are later than all that came before. Where the clock was set
+back they are not: an id that is yet to be counted is taken for none.
 
 `Feed` is of one run. `LabFeed` is of all of them: the same versions, counted together.
 """
@@ -31,6 +32,11 @@ _PARTED: Final = 4  # feeds of runs that have ended
 def numbers(clock: Clock) -> Iterator[int]:
     """Versions."""
     return count(int(clock.wall() * 1000) + 1)
+
+
+def _since(seq: int, versions: Iterator[int]) -> int:
+    """The last version that a reader has seen of what is counted here."""
+    return seq if seq < next(versions) else 0
 
 
 class Feed:
@@ -109,6 +115,7 @@ class Feed:
         async def after(seq: int) -> list[Event]:
             return self.after(seq)
 
+        seq = _since(seq, self._versions)
         return _stream(self._clock, self._changed, lambda: self._closed, after, seq, BREATH)
 
 
@@ -188,6 +195,7 @@ class LabFeed:
 
     def watch(self, seq: int) -> AsyncIterator[bytes]:
         """The stream's bytes from after `seq` until the feed is closed."""
+        seq = _since(seq, self._versions)
         return _stream(self._clock, self._changed, lambda: self._closed, self.after, seq, LAB_BREATH)
 
 

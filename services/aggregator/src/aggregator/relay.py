@@ -93,4 +93,6 @@ def _unpacked(body: bytes, encoding: str) -> bytes:
         raise TooLarge(f"body: at most {LIMIT} bytes of points at once")
     if not unpacker.eof:
         raise InvalidInput("body: its gzip ends too early")
+    if unpacker.unused_data:
+        raise InvalidInput("body: something follows its gzip: send one gzip stream alone")
     return content

@@ -21,14 +21,14 @@ from aggregator.settings import ServiceSettings, load
 
 def main() -> int:
     try:
-        print(_rerun(load()))
+        print(anew(load()))
     except RoundtableError as error:
         print(f"aggregator: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def _rerun(settings: ServiceSettings) -> str:
+def anew(settings: ServiceSettings) -> str:
     """One line: what happened. A run of this experiment that is under way is stopped first."""
     if settings.experiment is None:
         raise InvalidSetting("EXPERIMENT: is not set: name the file of the experiment to run anew")
@@ -54,7 +54,7 @@ def _ask(settings: ServiceSettings, path: str, body: dict[str, Any] | None = Non
     data = None if body is None else json.dumps(body).encode()
     try:
         request = urllib.request.Request(url, data, headers)
-        with urllib.request.urlopen(request, timeout=30, context=_own(settings)) as reply:
+        with _opener(settings).open(request, timeout=30) as reply:
             return json.load(reply)
     except urllib.error.HTTPError as error:
         raise InvalidSetting(
@@ -62,6 +62,13 @@ def _ask(settings: ServiceSettings, path: str, body: dict[str, Any] | None = Non
         ) from None
     except OSError as error:
         raise InvalidSetting(f"no aggregator answers at {url} ({error}): start it first") from None
+
+
+def _opener(settings: ServiceSettings) -> urllib.request.OpenerDirector:
+    """Asks this machine itself: a proxy of the environment's is meant for others."""
+    return urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=_own(settings))
+    )
 
 
 def _own(settings: ServiceSettings) -> ssl.SSLContext | None:

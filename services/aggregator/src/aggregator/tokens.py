@@ -134,7 +134,7 @@ def _make(path: Path) -> None:
     """Whole or not at all, so that a worker that watches the folder never reads half a token."""
     if path.exists():
         return
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")  # one left behind is in nobody's way
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "w") as file:

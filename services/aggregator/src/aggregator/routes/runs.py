@@ -56,7 +56,7 @@ async def create(request: Request, body: CreateRun) -> Response:
 async def experiment(request: Request) -> Response:
     """An experiment file, checked: as the JSON that a run is created with. Starts nothing."""
     try:
-        text = (await request.body()).decode()
+        text = (await request.body()).decode("utf-8-sig")  # as files are read
     except UnicodeDecodeError:
         raise InvalidExperiment("experiment: is not UTF-8 text: save it as UTF-8") from None
     return Response(experiments.loads(text).model_dump_json(), media_type="application/json")

@@ -6,18 +6,20 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-from lab import results
+from lab import data, results
 from lab.commands import run_app
 from lab.export import read_weights
 from lab.native import Folders, native
@@ -163,6 +165,9 @@ def test_a_run_leaves_a_complete_folder_and_no_process(finished: Finished) -> No
     assert all(set(record.participants) == {0, 1, 2, 3} for record in result.rounds)
     assert result.environment.packages["tensorflow"]
     assert experiments.load(finished.folder / "experiment.toml") == experiments.load(finished.experiment)
+    with closing(sqlite3.connect(finished.runs / ".aggregator" / "lab.sqlite")) as store:
+        (entry,) = store.execute("SELECT entry FROM commits WHERE round = 0").fetchone()
+    assert data.are_of(result.experiment, Folders(), json.loads(entry))
 
 
 def test_the_same_experiment_shows_the_run_that_it_has(finished: Finished) -> None:

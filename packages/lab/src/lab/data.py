@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from roundtable.errors import InvalidData, InvalidInput, InvalidTask
@@ -91,12 +92,16 @@ def spread(experiment: Experiment, folders: Folders) -> Spread | None:
     return Spread(labels=names, counts=counts)
 
 
-def spread_if_here(experiment: Experiment, folders: Folders) -> Spread | None:
-    """The same, or None where this machine lacks the task or the data: the lab elsewhere has them."""
+def are_of(experiment: Experiment, folders: Folders, entry: Mapping[str, Any]) -> bool:
+    """Whether task and data here are those of the run elsewhere whose ledger has this entry."""
     try:
-        return spread(experiment, folders)
+        found = task_of(experiment, folders.tasks)
+        with calling(f"task {experiment.task}: its data cannot be read"):
+            held = found.task.load(folders.datasets)
+            digest = held.test_digest if experiment.partition.kind == "pinned" else held.digest
     except InvalidInput:
-        return None
+        return False
+    return (found.hash, digest) == (entry["task_hash"], entry["data_hash"])
 
 
 def if_small(found: Spread | None) -> Spread | None:

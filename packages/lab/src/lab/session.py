@@ -52,6 +52,7 @@ class Session:
     startup: dict[str, Seconds] = field(default_factory=dict)
     present: tuple[WorkerView, ...] = ()
     ended: bool = False
+    spread: Spread | None = None  # where it is known here
     weights: Weights | None = None  # of the run that ended, where its report draws predictions
 
     @property
@@ -65,7 +66,7 @@ class Session:
         `original`: the run that this one replays.
         Raises NotPossible where an existing one was stopped or failed.
         """
-        spread = self._spread(request.experiment)
+        self._check(request.experiment)
         progress = self._begin(request.experiment)
         with self._lab() as (api, lab):
             # Our own workers come about at the same time: none of them is to train everybody's share first.
@@ -79,6 +80,12 @@ class Session:
                     )
                 self.show.say(f"this experiment has been run before, as {view.id} (--again starts anew)")
                 detail = api.run(view.id)
+                folder = self.place.folders.runs / detail.id
+                if (known := results.current(folder, detail)) is not None:
+                    self.show.end()
+                    return Outcome(detail, folder, known)
+                self.present = tuple(api.workers())
+                self.spread, self.weights = _from_here(self.place, api, detail)
             else:
                 if not new:
                     self.show.say(
@@ -86,10 +93,7 @@ class Session:
                     )
                 detail = self._follow(api, lab, view.id, progress)
         self.show.end()
-        folder = self.place.folders.runs / detail.id
-        if not new and view.state == "finished" and (known := results.current(folder, detail)) is not None:
-            return Outcome(detail, folder, known)
-        return self._outcome(detail, spread, original)
+        return self._outcome(detail, original)
 
     def resume(self, run: str) -> Outcome:
         """Go on with a run that was stopped, interrupted or failed. Raises NotPossible for a finished one."""
@@ -101,7 +105,7 @@ class Session:
             detail = api.run(named(api, run).id)
         if detail.state == "finished":
             raise NotPossible(f"run {detail.id} has finished: `lab run … --again` starts anew")
-        spread = self._spread(detail.experiment)
+        self._check(detail.experiment)
         progress = self._begin(detail.experiment)
         with self._lab() as (api, lab):
             self.run = detail.id
@@ -110,7 +114,7 @@ class Session:
             progress.shown = detail.round
             detail = self._follow(api, lab, detail.id, progress)
         self.show.end()
-        return self._outcome(detail, spread, None)
+        return self._outcome(detail, None)
 
     def _begin(self, experiment: Experiment) -> Progress:
         launched = tuple(node.name for node in self.nodes)
@@ -139,10 +143,10 @@ class Session:
         detail = follow(api, run, progress, self.show, lab, self.options)
         self.ended = True
         self.present = tuple(api.workers())
-        if detail.round > 0 and data.draws(detail.experiment, self.place.folders.tasks):
-            from lab import predictions
-
-            self.weights = predictions.fetch(api, detail.id)
+        if lab is not None:
+            self.weights = _to_draw(self.place, api, detail)
+        else:
+            self.spread, self.weights = _from_here(self.place, api, detail)
         if progress.first_worker is not None:
             self.startup["first_worker"] = progress.first_worker - self.began
         if detail.first_order is not None and detail.first_order >= self.began:
@@ -159,10 +163,10 @@ class Session:
                     f"`lab resume {view.id}{self.place.working}` goes on with it"
                 )
 
-    def _spread(self, experiment: Experiment) -> Spread | None:
+    def _check(self, experiment: Experiment) -> None:
         """In native mode the data must be here, and a fault in it is known before anything is started."""
         if not self.nodes:
-            return data.spread_if_here(experiment, self.place.folders)
+            return
         pinned = experiment.partition.kind == "pinned"
         if pinned and self.nodes[0].data is None:
             raise InvalidSetting(
@@ -178,15 +182,15 @@ class Session:
                 f"clients.count = {experiment.clients.count}, but --nodes-dir has {len(self.nodes)} nodes: "
                 "make them the same"
             )
-        return data.spread(experiment, self.place.folders)
+        self.spread = data.spread(experiment, self.place.folders)
 
-    def _outcome(self, detail: RunDetail, spread: Spread | None, original: RunDetail | None) -> Outcome:
+    def _outcome(self, detail: RunDetail, original: RunDetail | None) -> Outcome:
         """Write down the results of a run that has something to tell."""
         if not any(record.round > 0 for record in detail.history):
             return Outcome(detail)
         startup = Startup(**{name: self.startup.get(name) for name in Startup.model_fields})
         replay_of = original.id if original else None
-        result = _result(self.place, detail, self.present, spread, startup, self.nodes, replay_of)
+        result = _result(self.place, detail, self.present, self.spread, startup, self.nodes, replay_of)
         logs = self.place.folders.logs if self.place.url is None else None
         folder = _write(self.place, result, self.weights, self.show.say, logs)
         differs, verdict = compare(original, detail) if original else (False, "")
@@ -195,14 +199,25 @@ class Session:
 
 def record(place: Place, detail: RunDetail, workers: tuple[WorkerView, ...], api: Api) -> Path:
     """The results folder of a run that `lab` did not watch to its end."""
-    weights = None
-    if detail.round > 0 and data.draws(detail.experiment, place.folders.tasks):
-        from lab import predictions
-
-        weights = predictions.fetch(api, detail.id)
-    spread = data.spread_if_here(detail.experiment, place.folders)
+    spread, weights = _from_here(place, api, detail)
     result = _result(place, detail, workers, spread, Startup(), plain_nodes(max(len(workers), 1)), None)
     return _write(place, result, weights)
+
+
+def _from_here(place: Place, api: Api, detail: RunDetail) -> tuple[Spread | None, Weights | None]:
+    """What is told with the task and the data of this machine, where they are the run's: how they are spread,
+    and the weights where predictions are drawn."""
+    if detail.round < 1 or not data.are_of(detail.experiment, place.folders, api.ledger(detail.id)[0]):
+        return None, None
+    return data.spread(detail.experiment, place.folders), _to_draw(place, api, detail)
+
+
+def _to_draw(place: Place, api: Api, detail: RunDetail) -> Weights | None:
+    if detail.round < 1 or not data.draws(detail.experiment, place.folders.tasks):
+        return None
+    from lab import predictions
+
+    return predictions.fetch(api, detail.id)
 
 
 def _write(

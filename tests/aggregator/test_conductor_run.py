@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import numpy as np
 import pytest
 from roundtable import codec
+from roundtable.messages import Evaluated
 
 pytestmark = pytest.mark.anyio
 
@@ -198,6 +201,48 @@ async def test_a_stopped_run_lets_the_next_one_in_and_goes_on_when_resumed(open_
         assert_same(await latest(lab, run["id"]), federated_average(lab.task, rounds=3, steps=3, rate=0.05))
         finished = await lab.http.post(f"/v1/runs/{run['id']}/resume", headers=lab.admin)
         assert finished.status_code == 409 and "--again" in finished.json()["detail"]
+
+
+async def ahead(worker, last=99):
+    """Everything but evaluations of rounds after `last`; training first, as where several workers are."""
+    held = [None]
+    while held:
+        await worker.poll()
+        held = [order for order in worker.holding.values() if order.kind != "evaluate" or order.round <= last]
+        for order in [order for order in held if order.kind != "evaluate"] or held:
+            await worker.carry_out(order)
+
+
+async def test_a_run_that_ends_early_leaves_no_update_in_its_spool(open_lab, make_experiment, tmp_path):
+    async with open_lab() as lab:
+        worker = await lab.joined()
+        run = await lab.create(make_experiment(rounds={"count": 9}, stop={"accuracy": 0.001}))
+        await ahead(worker)
+        detail = await lab.ended(run["id"])
+        assert (detail["state"], detail["round"]) == ("finished", 0)
+        assert (1, 0) in worker.trained  # what would have been the next round
+        await lab.service.turns.submit(lambda: asyncio.sleep(0))  # after the turn that ended it
+        assert not list(tmp_path.glob("state/runs/*/spool/*"))
+        assert len(list(tmp_path.glob("state/runs/*/weights/*"))) == 1
+
+
+async def test_the_accuracy_of_a_run_is_the_last_known_though_an_earlier_was_better(
+    open_lab, make_experiment
+):
+    async with open_lab() as lab:
+        worker = await lab.joined()
+        right = {0: 36, 1: 20}
+
+        async def evaluate(order):
+            return Evaluated(num_examples=20, sums={"loss": 1.0, "accuracy": right[order.round] / 2})
+
+        worker.evaluate = evaluate
+        run = await lab.create(make_experiment(rounds={"count": 3}))
+        await ahead(worker, last=1)
+        detail = await lab.detail(run["id"])
+        assert (detail["round"], detail["accuracy"]) == (2, 0.5)
+        stopped = await lab.http.post(f"/v1/runs/{run['id']}/stop", headers=lab.admin)
+        assert (stopped.json()["state"], stopped.json()["accuracy"]) == ("stopped", 0.5)
 
 
 async def test_a_queued_run_can_be_stopped_before_it_begins(open_lab, make_experiment):

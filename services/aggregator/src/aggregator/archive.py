@@ -31,8 +31,7 @@ class Archive:
         """On the store thread."""
         store = self._storing.store
         last = store.last_commit(row.id)
-        known = last if last is None or last.accuracy is not None else store.best_commit(row.id)
-        return views.stored_view(row, last, known.accuracy if known else None)
+        return views.stored_view(row, last, store.last_accuracy(row.id))
 
     async def views(self) -> list[RunView]:
         """Oldest first."""

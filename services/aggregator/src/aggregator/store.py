@@ -365,6 +365,14 @@ class Store:
         row = self._db.one(f"SELECT * FROM commits {_BEST}", run)
         return None if row is None else commit_row(row)
 
+    def last_accuracy(self, run: RunId) -> float | None:
+        """Of the last round that was scored with one."""
+        row = self._db.one(
+            "SELECT accuracy FROM commits WHERE run = ? AND accuracy IS NOT NULL ORDER BY round DESC LIMIT 1",
+            run,
+        )
+        return None if row is None else float(row["accuracy"])
+
     def client_states(self, run: RunId) -> dict[ClientId, Digest]:
         """As of the last committed round."""
         rows = self._db.all("SELECT client, digest FROM client_states WHERE run = ? ORDER BY client", run)

@@ -108,18 +108,19 @@ class Closing:
         run.feed.run_changed()
         accounts = {client: seen(close.round, update.account) for client, update in planned.accepted.items()}
         await self._driver.handle(RoundCommitted(close.round, self._clock.monotonic(), accounts))
-        self._tidying = asyncio.get_running_loop().create_task(self._tidy())
+        self._tidying = asyncio.get_running_loop().create_task(self.tidy())
 
     async def _failed(self, error: Exception) -> None:
         self._task = None
         await self._driver.not_closed(error)
 
-    async def _tidy(self) -> None:
-        """Where that fails, what is not needed stays until the next time."""
+    async def tidy(self, *, over: bool = False) -> None:
+        """`over`: no update that is not committed will be. Where it fails, what is not needed stays until the
+        next time."""
         run = self._run
         try:
             wanted = await self._storing.at_once(self._store.wanted, run.id, run.experiment.keep)
             # Beside the event loop, however little it is: removing a file may wait for the disk.
-            await self._folding.call(run.files.tidy, wanted)
+            await self._folding.call(run.files.tidy, wanted, starting=over)
         except (RoundtableError, OSError) as error:
             trouble("files that are not needed could not be removed", run=run.id, detail=str(error))

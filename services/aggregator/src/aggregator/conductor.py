@@ -343,6 +343,8 @@ class Conductor:
         if self._doomed is not None:
             end = End("failed", end.round, self._doomed)
         await self._ended(self.run, end)
+        if end.state == "finished":  # before its last round, perhaps: the updates of the next are left
+            await self._closing.tidy(over=True)
 
 
 def how_to_resume(error: StorageFull, run: str) -> str:

@@ -154,7 +154,7 @@ class RunFiles:
     # --- throwing away --------------------------------------------------------------------------------------
 
     def tidy(self, wanted: Wanted, *, starting: bool = False) -> None:
-        """Remove what is not wanted. `starting`: no upload is under way, so left-overs of a crash go too."""
+        """Remove what is not wanted. `starting`, or finished: no upload under way counts; left-overs go too."""
         keep = {
             "weights": wanted.weights,
             "messages": wanted.messages,

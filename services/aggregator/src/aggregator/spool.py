@@ -131,8 +131,8 @@ class Spool:
     # --- throwing away --------------------------------------------------------------------------------------
 
     def tidy(self, wanted: Wanted, *, starting: bool = False) -> None:
-        """Updates that are not wanted go, their rooms are for later uploads. `starting`: no upload is under
-        way, so left-overs of a crash go too."""
+        """Updates that are not wanted go, their rooms are for later uploads. `starting`, or finished: no
+        upload under way counts, so left-overs go too."""
         gone: list[str] = []
         with self._lock:
             there = self._accepted()

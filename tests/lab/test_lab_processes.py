@@ -44,7 +44,11 @@ updates = "last:2"
 """
 PATIENCE = 240.0  # seconds that anything may take: workers importing TensorFlow on a busy machine
 LAB = [sys.executable, "-c", "from lab.cli import main; main()"]
-ENVIRONMENT = os.environ | {"LOST_AFTER": "3", "COLUMNS": "100"}
+NOWHERE = "http://127.0.0.1:9"  # a proxy, as companies export one: nothing of the lab's goes by it
+ENVIRONMENT = os.environ | {
+    **{"LOST_AFTER": "3", "COLUMNS": "100"},
+    **{"http_proxy": NOWHERE, "HTTP_PROXY": NOWHERE, "ALL_PROXY": NOWHERE, "NO_PROXY": "", "no_proxy": ""},
+}
 
 
 @dataclass

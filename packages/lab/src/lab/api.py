@@ -49,6 +49,7 @@ class Api:
             timeout=httpx.Timeout(30.0, connect=5.0),
             transport=transport,
             verify=_trusted(ca),
+            trust_env=False,  # a lab is on one's own network: no proxy stands between, as for its workers
         )
 
     def __enter__(self) -> Api:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lab.export import assigned
 from roundtable.experiment import parse
 from roundtable.messages import Plan
 from worker.shelf import Shelf
@@ -60,3 +61,25 @@ def test_two_classes_of_one_file_share_nothing(folder: Path) -> None:
 def test_a_link_to_nowhere_among_the_data_sets_is_no_matter(folder: Path) -> None:
     (folder / "gone.npz").symlink_to(folder / "unplugged" / "gone.npz")
     assert trainer(folder, Shelf()).data_hash
+
+
+def test_what_a_model_draws_besides_its_weights_is_of_no_run_s_seed(folder: Path) -> None:
+    def bits(trainer: Trainer) -> list[bytes]:
+        weights, _ = trainer.initialize()
+        trained = trainer.train(0, 1, weights, None, None, lambda: False)
+        return [array.tobytes() for array in (*weights.arrays, *trained.update.arrays)]
+
+    shelf = Shelf()
+    trainer(folder, shelf, seed=1)
+    second = bits(trainer(folder, shelf, seed=2))
+    assert second == bits(trainer(folder, Shelf(), seed=2)) != bits(trainer(folder, Shelf(), seed=3))
+
+
+def test_an_exported_model_is_the_one_that_was_trained(folder: Path) -> None:
+    trained = trainer(folder, Shelf(), seed=2)
+    weights, _ = trained.initialize()
+    experiment = trained._experiment
+    model = assigned(experiment, trained._task, weights)
+    trainable, others = trained._model.split(list(weights.arrays))
+    x = trained._data.x_test
+    np.testing.assert_array_equal(model(x), trained._model.predict(trainable, others, [], x, False)[0])

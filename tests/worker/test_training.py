@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -344,7 +345,9 @@ except InvalidSetting as error:
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """What a process of its own made of these experiments, and what it said to other thread counts then."""
+    """What a process of its own, of a user with other Keras settings, made of these experiments, and what
+    it said to other thread counts then.
+    """
 
     tasks_dir: Path
     bodies: list[dict[str, Any]]
@@ -371,7 +374,15 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Elsewhere:
         },
     ]
     command = [sys.executable, "-c", BITS, json.dumps(bodies), str(tasks_dir), str(ROOT / "datasets")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    settings = {
+        "floatx": "float16",
+        "epsilon": 0.1,
+        "image_data_format": "channels_first",
+        "backend": "torch",
+    }
+    (tasks_dir / "keras.json").write_text(json.dumps(settings))
+    steered = os.environ | {"KERAS_HOME": str(tasks_dir), "KERAS_BACKEND": "torch"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, env=steered)
     assert done.returncode == 0, done.stderr[-2000:]
     return Elsewhere(tasks_dir, bodies, **json.loads(done.stdout))
 

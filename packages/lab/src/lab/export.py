@@ -11,6 +11,7 @@ from roundtable.errors import InvalidSetting, ShapeMismatch
 from roundtable.experiment import Experiment
 from roundtable.layout import DTYPES, read_header
 from roundtable.tasks import Task
+from roundtable.tasks.loading import build
 from roundtable.types import RunId
 from roundtable.weights import ArraySpec, Manifest, Weights
 
@@ -68,8 +69,10 @@ def _save_keras(experiment: Experiment, folders: Folders, weights: Weights, targ
 
 
 def assigned(experiment: Experiment, task: Task, weights: Weights) -> Any:
-    """The task's Keras model with these weights. Raises ShapeMismatch where they are another model's."""
-    model = task.model()  # imports TensorFlow: seconds
+    """The task's Keras model with these weights. Raises InvalidTask; ShapeMismatch where they are another
+    model's.
+    """
+    model = build(task, experiment.task)
     variables = [variable for variable in model.weights if not _is_seed(variable)]
     shapes = [tuple(variable.shape) for variable in variables]
     if shapes != [spec.shape for spec in weights.manifest.arrays]:

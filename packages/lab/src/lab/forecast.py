@@ -12,11 +12,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 from roundtable.errors import InvalidExperiment
 from roundtable.experiment import Experiment
 from roundtable.fleet import LOOKS, Conditions, Fleet, Load, play
+from roundtable.tasks.loading import build
 from roundtable.types import ClientId, Seconds
 from roundtable.weights import ArraySpec, Manifest
 
@@ -196,7 +196,7 @@ def weighed(experiment: Experiment, folders: Folders) -> Manifest:
     """The arrays of the task's model, whose names do not matter here. Raises InvalidTask."""
     task = data.task_of(experiment, folders.tasks).task
     with data.calling(f"task {experiment.task}: model() failed"):
-        model: Any = task.model()  # imports TensorFlow: seconds
+        model = build(task, experiment.task)
         variables = [variable for variable in model.weights if "seed_generator" not in str(variable.path)]
     return Manifest(
         tuple(

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from roundtable.errors import InvalidTask
 from roundtable.tasks import Task
-from roundtable.tasks.loading import blaming
+from roundtable.tasks.loading import build
 from roundtable.weights import ArraySpec, Manifest, Weights
 
 Tensor: TypeAlias = Any  # tf.Tensor, which has no types of its own
@@ -23,13 +23,11 @@ Tensors: TypeAlias = list[Any]
 class Model:
     """`generators` is the number of random generators in it."""
 
-    def __init__(self, task: Task, name: str, seed: int) -> None:
-        """Raises InvalidTask where the task's model cannot be built or used."""
+    def __init__(self, task: Task, name: str, seed: int = 0) -> None:
+        """`seed`: of `initial`. Raises InvalidTask where the task's model cannot be built or used."""
         import keras
 
-        with blaming(f"task {name}: model() failed"):
-            keras.utils.set_random_seed(seed)
-            self._keras = task.model()
+        self._keras = build(task, name, seed)
         if not isinstance(self._keras, keras.Model) or not self._keras.built:
             raise InvalidTask(f"task {name}: model() must give a built Keras model: give it a keras.Input")
         trained = {id(variable) for variable in self._keras.trainable_variables}

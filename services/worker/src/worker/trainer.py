@@ -92,7 +92,7 @@ class Trainer:
 
     def initialize(self) -> tuple[Weights, Initialized]:
         """The run's first weights, seeded by the experiment, and what they are."""
-        first = Model(self._task, self._experiment.task, self._experiment.seed)  # by this run's seed
+        first = Model(self._task, self._experiment.task, self._experiment.seed)
         return first.initial(), Initialized(
             arrays=self._manifest.arrays,
             task_hash=self.task_hash,

@@ -6,6 +6,7 @@ import numpy as np
 from roundtable import metrics
 from roundtable.experiment import Experiment
 from roundtable.messages import Evaluated
+from roundtable.tasks.loading import build
 
 from lab import data
 from lab.native import Folders
@@ -21,7 +22,7 @@ def metric_names(experiment: Experiment, folders: Folders) -> frozenset[str]:
     task = data.task_of(experiment, folders.tasks).task
     with data.calling(f"task {experiment.task}: its metrics cannot be asked for"):
         found = task.load(folders.datasets)
-        predictions = task.model()(found.x_test[:1], training=False)
+        predictions = build(task, experiment.task)(found.x_test[:1], training=False)
         sums = task.metrics(tf.constant(found.y_test[:1]), predictions)
         # Ones, since what one example does not show, such as a class that it lacks, would be left out.
         ones = {name: np.ones(np.shape(total)).tolist() for name, total in sums.items()}

@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import json
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,8 @@ from roundtable.tasks.task import Task
 from roundtable.types import Digest
 
 Option: TypeAlias = str | int | float | bool
+
+os.environ["KERAS_BACKEND"] = "tensorflow"  # read when Keras is imported, a user's file may do that first
 
 
 def read_class(name: str, tasks_dir: Path) -> tuple[type[Task], bytes]:
@@ -105,6 +108,23 @@ def _checked(option: str, value: Option, annotation: Any) -> Any:
     except ValidationError as error:
         allowed = error.errors()[0]["msg"].removeprefix("Input should be ")
         raise InvalidTask(f"task_options.{option}: found {value!r}; allowed: {allowed}") from None
+
+
+def build(task: Task, name: str, seed: int = 0) -> Any:
+    """What `task.model()` gives. It imports TensorFlow, which takes seconds.
+
+    Weights depend on the seed. Whatever else is drawn there, constants of the graph say, belongs to the model
+    and not to a run: take it from a model that was built without one. Keras is as it comes, whatever the
+    user's keras.json says. Raises InvalidTask.
+    """
+    import keras
+
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
+    keras.config.set_image_data_format("channels_last")
+    with blaming(f"task {name}: model() failed"):
+        keras.utils.set_random_seed(seed)
+        return task.model()
 
 
 def source_hash(source: bytes, options: Mapping[str, Option]) -> Digest:

@@ -276,7 +276,7 @@ class TestPinnedNodes:
     def test_bring_a_folder_of_tiles(self, tmp_path: Path) -> None:
         task = find("clouds", SMALL, Path()).task
         folder = folder_of(tmp_path / "node", 20, seed=9)
-        counted = count_labels(folder, task)
+        counted = count_labels(folder)
         x, y = load_node(task, folder, task.load(Path()))
         assert counted.examples == len(x) == 20
         assert counted.labels == {
@@ -287,7 +287,6 @@ class TestPinnedNodes:
         """A worker says what it has when it joins."""
         folder = folder_of(tmp_path / "node", 20, seed=9)
         x, y = tiles.read(folder, 16, 3)
-        assert count_labels(folder) == count_labels(folder, Clouds(tile=16))
         (tmp_path / "archive").mkdir()
         np.savez(tmp_path / "archive" / "data.npz", x=x, y=y)
         assert count_labels(tmp_path / "archive") == count_labels(folder)
@@ -299,6 +298,16 @@ class TestPinnedNodes:
         assert (load_node(task, tmp_path, data)[0] == data.x_test).all()
         np.savez(tmp_path / "data.npz", x=data.x_test, y=data.y_test + 9)
         assert "a mask has the value" in refused(load_node, task, tmp_path, data)
+
+    @pytest.mark.parametrize(
+        "y", [np.zeros((0, 16, 16), np.uint8), np.zeros((2, 0, 16), np.uint8), np.array([["thick"]] * 2)]
+    )
+    def test_masks_that_are_none_are_refused(self, tmp_path: Path, y: Any) -> None:
+        task = find("clouds", SMALL, Path()).task
+        data = task.load(Path())
+        np.savez(tmp_path / "data.npz", x=data.x_test[: len(y)], y=y)
+        refused(load_node, task, tmp_path, data)
+        assert "one integer an example" in refused(count_labels, tmp_path)
 
     def test_of_another_tile_size_are_refused_by_name(self, tmp_path: Path) -> None:
         task = find("clouds", SMALL, Path()).task

@@ -1,7 +1,8 @@
 """A node's own folder: examples that stay on it. A worker counts them when it joins, and trains on them when
 asked.
 
-`data.npz` with x [n, …] and y [n, …], alike the examples of the task, unless the task reads another layout.
+`data.npz` with x [n, …] and y [n, …], alike the examples of the task; where the task reads another layout, y
+alone, to be counted.
 Counting needs neither TensorFlow nor the task: a worker joins before it knows of any. Masks, in `data.npz` or
 in a folder of tiles, are counted by what they show most of, as task clouds has it.
 """
@@ -22,13 +23,11 @@ from roundtable.types import Array
 REMEDY = "see docs/tasks.md, pinned data"
 
 
-def count_labels(folder: Path, task: Task | None = None) -> PinnedData:
-    """What a worker tells of its folder at join; with `task`, in that task's labels and layout. Raises
-    InvalidData.
-    """
+def count_labels(folder: Path) -> PinnedData:
+    """What a worker tells of its folder at join. Raises InvalidData."""
     if not folder.is_dir():
         raise InvalidData(f"{folder}: there is no such folder of pinned data; {REMEDY}")
-    labels = task.node_labels(folder) if task else _labels(folder)
+    labels = _labels(folder)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or len(labels) == 0:
         raise InvalidData(
             f"{folder}: y is {labels.dtype} {labels.shape}; one integer an example is needed, at least one; "
@@ -45,7 +44,7 @@ def _labels(folder: Path) -> Array:
     if (folder / "masks").is_dir():
         return tile_labels(read_masks(folder))
     y = read_npz(folder / "data.npz", ("y",), REMEDY)["y"]
-    return tile_labels(y) if y.ndim == 3 else y
+    return tile_labels(y) if y.ndim == 3 and y.size else y
 
 
 def load_node(task: Task, folder: Path, data: Data) -> tuple[Array, Array]:

@@ -123,10 +123,6 @@ class Task(ABC):
         arrays = read_npz(folder / "data.npz", ("x", "y"), "see docs/tasks.md, pinned data")
         return arrays["x"], arrays["y"]
 
-    def node_labels(self, folder: Path) -> Array:
-        """labels of a node's own examples, without loading more than that, where a task can: [n]."""
-        return self.labels(self.load_node(folder)[1])
-
 
 def check_pair(x: Array, y: Array, suffix: str = "") -> None:
     """Raises InvalidData unless x and y hold the same number of examples, at least one."""

@@ -11,7 +11,7 @@ import numpy as np
 from roundtable.errors import InvalidData, InvalidTask
 from roundtable.tasks.classification import confusion
 from roundtable.tasks.clouds import overlap, scenes, tiles, unet
-from roundtable.tasks.task import Data, Task
+from roundtable.tasks.task import Data, Task, check_pair
 from roundtable.types import Array
 
 
@@ -112,15 +112,11 @@ class Clouds(Task):
         """A node's own tiles: images/ and masks/ in its folder, or a `data.npz` of them."""
         if not (folder / "images").is_dir() and (folder / "data.npz").exists():
             x, y = super().load_node(folder)
-            if y.max() >= len(self.classes):
+            check_pair(x, y)
+            if y.size and y.max() >= len(self.classes):
                 raise InvalidData(f"data.npz: a mask has the value {y.max()}; {tiles.VALUES}")
             return x, y
         return self._read(folder)
-
-    def node_labels(self, folder: Path) -> Array:
-        if not (folder / "images").is_dir() and (folder / "data.npz").exists():
-            return super().node_labels(folder)
-        return self.labels(tiles.read_masks(folder, self.tile))
 
     def pictures(self, x: Array, y: Array, predictions: Array) -> Mapping[str, Array]:
         """The tiles in natural colours, their masks and the classes taken to be the likeliest."""

@@ -244,7 +244,9 @@ class TestDirichlet:
             assert min(map(len, Dirichlet(alpha=0.1, min_size=40).split(LABELS, 10, seed))) >= 40
 
     def test_a_minimum_that_no_draw_reaches_is_refused_in_time_with_a_remedy(self) -> None:
-        with pytest.raises(InvalidExperiment, match=r"partition.min_size: found 500.*raise partition.alpha"):
+        with pytest.raises(
+            InvalidExperiment, match=r"partition.min_size: found 500.*raise a small partition.alpha"
+        ):
             Dirichlet(alpha=0.05, min_size=500).split(LABELS, 10, 1)
 
     def test_an_alpha_so_small_that_draws_underflow_is_refused_or_split(self) -> None:

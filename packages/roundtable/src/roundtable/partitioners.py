@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from roundtable.errors import InvalidExperiment, InvalidTask
 from roundtable.types import Array, Float64, Int64
 
-TRIES: Final = 2000  # Dirichlet draws before giving up on the minimum size; a second or so
+TRIES: Final = 2000  # Dirichlet draws before giving up on the minimum size; 7 s for 6,000 clients
 
 Count = Annotated[int, Field(gt=0, lt=2**31)]
 Concentration = Annotated[float, Field(gt=0, le=1e6)]
@@ -91,7 +91,7 @@ class Dirichlet(_Partitioner):
             raise InvalidExperiment(
                 f"partition.min_size: found {self.min_size}, but with partition.alpha = {self.alpha} and "
                 f"{clients} clients no draw of {TRIES} gave every client that many of the {total} examples: "
-                f"raise partition.alpha, or lower partition.min_size or clients.count"
+                f"lower partition.min_size or clients.count, or raise a small partition.alpha"
             )
         parts: list[list[Int64]] = [[] for _ in range(clients)]
         for label, row in enumerate(counts):

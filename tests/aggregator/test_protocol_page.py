@@ -97,7 +97,7 @@ async def test_such_a_worker_takes_a_run_to_its_end(open_lab, make_experiment):
             "arch": "a",
             "cpus": 1,
         }
-        join |= {"memory_bytes": 1, "accelerator": None, "pinned": None}
+        join |= {"memory_bytes": 1, "accelerator": None, "pinned": None, "code": "7" * 64}
         reply = await http.post("/v1/join", json=join, headers={"Authorization": f"Bearer {join_token}"})
         headers = {"Authorization": f"Bearer {reply.json()['session_token']}"}
         holding = {}
@@ -148,6 +148,8 @@ async def test_such_a_worker_takes_a_run_to_its_end(open_lab, make_experiment):
         await asyncio.wait_for(worker(lab.http, lab.service.tokens.join), 20)
         detail = await lab.ended(run["id"])
         assert detail["state"] == "finished" and detail["history"][-1]["accuracy"] == 0.5
+        assert re.fullmatch(r"[0-9a-f]{64}", detail["environment"]["code"])  # and what the worker told:
+        assert [view["code"] for view in (await lab.http.get("/v1/workers")).json()] == ["7" * 64]
         reply = await lab.http.get(f"/v1/runs/{run['id']}/model")
         tensors = unpack(reply.content)
         values = [np.frombuffer(tensors[name][2], spec["dtype"]) for name, spec in named("weights", ARRAYS)]

@@ -58,6 +58,7 @@ class Join(Message):
     pinned: PinnedData | None = None
     disk_free_bytes: Count | None = None  # on the disk that the worker was started on
     time: float | None = None  # Unix seconds on the worker's clock
+    code: SourceHash | None = None  # of what it runs: sources.py
     trouble: Annotated[str, Field(max_length=1000)] | None = None  # why it cannot take part
 
 
@@ -286,6 +287,7 @@ class WorkerView(Reply):
     arch: str
     cpus: int
     accelerator: str | None = None
+    code: Digest | None = None
     state: Literal["present", "lost", "left"]
     doing: str | None = None
     clients: tuple[ClientId, ...]  # placed on it in the active run

@@ -11,6 +11,7 @@ from importlib.metadata import version
 
 import numpy as np
 from roundtable.messages import RoundRecord, RunDetail, RunView, WorkerView
+from roundtable.sources import code_hash
 from roundtable.types import ClientId, Seconds, WorkerId
 
 from aggregator.active import ActiveRun
@@ -27,6 +28,7 @@ def environment() -> dict[str, str]:
         "system": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),
         "cpus": str(os.cpu_count() or 0),
+        "code": code_hash("roundtable", "aggregator"),
     }
 
 
@@ -100,6 +102,7 @@ def worker_view(worker: Worker, homes: Mapping[ClientId, WorkerId], now: Seconds
         arch=join.arch,
         cpus=join.cpus,
         accelerator=join.accelerator,
+        code=join.code,
         state=worker.state,
         doing=worker.doing if worker.state == "present" else None,
         clients=tuple(client for client, home in homes.items() if home == worker.id),

@@ -21,6 +21,7 @@ from typing import TypeAlias
 import httpx
 from roundtable.errors import InvalidData, RoundtableError
 from roundtable.messages import PROTOCOL, Join, Plan
+from roundtable.sources import code_hash
 from roundtable.tasks.pinned import count_labels
 from roundtable.telemetry import Telemetry, source
 
@@ -150,6 +151,7 @@ def _agent(settings: Settings, ends: Ends, points: Points) -> Agent:
         memory_bytes=machine.memory_bytes(),
         accelerator=accelerator(),
         disk_free_bytes=machine.disk_free_bytes(),
+        code=code_hash("roundtable", "worker"),
     )
     link = Link(
         settings.aggregator_url,

@@ -23,7 +23,15 @@ from lab.study.cells import Cell
 from lab.study.measures import last
 from lab.study.pace import Load, Pace, Rates
 from lab.study.ready import Ready
-from lab.study.records import CellRecord, Repeat, Store, Unfinished, check_same, check_same_data
+from lab.study.records import (
+    CellRecord,
+    Repeat,
+    Store,
+    Unfinished,
+    check_same,
+    check_same_code,
+    check_same_data,
+)
 from lab.study.show import Show, Standing
 from lab.study.sitting import Sitting
 
@@ -131,10 +139,11 @@ class Conduct:
                 self.store(ready).leave(note)
 
     def _keep(self, job: Job, repeat: Repeat) -> None:
-        """Raises StorageFull with how to go on, NotPossible where its data are not those of the others."""
+        """Raises StorageFull with how to go on, NotPossible where data or code are not the others'."""
         record = self.records.get(job.id) or self._record(job)
         of_section = [kept for (key, _), kept in self.records.items() if key == job.id[0]]
         check_same_data(str(job), of_section, job.cell.experiment, repeat)
+        check_same_code(str(job), of_section, repeat)
         others = tuple(kept for kept in record.repeats if kept.seed != repeat.seed)
         ordered = sorted((*others, repeat), key=lambda kept: kept.began)
         record = record.model_copy(

@@ -29,7 +29,7 @@ from lab.study import claims, clocks, curves, gaps, grids, pictures, plots, word
 from lab.study.effects import ranked, strata
 from lab.study.measures import target_of, target_words
 from lab.study.plots import Plot
-from lab.study.records import NO_ROOM, CellRecord, Store
+from lab.study.records import NO_ROOM, CellRecord, Store, data_hashes, other_code
 from lab.study.schema import Section, Study
 from lab.study.summary import Summary, summary
 
@@ -129,11 +129,11 @@ def _check_together(section: Section, records: Mapping[str, CellRecord]) -> None
                 f"{section.key}: cells {first.cell} and {record.cell} were run with different code and "
                 "cannot stand side by side: run it anew with --fresh"
             )
-    by_task: dict[str | None, set[str | None]] = {}
-    for record in records.values():
-        hashes = {repeat.data_hash for repeat in record.repeats if repeat.data_hash}
-        by_task.setdefault(record.versions.task, set()).update(hashes)
-    if any(len(hashes) > 1 for hashes in by_task.values()):
+    if other := other_code(repeat for record in records.values() for repeat in record.repeats):
+        raise NotPossible(
+            f"{section.key}: {other}; its repeats cannot stand side by side: run it anew with --fresh"
+        )
+    if any(len(hashes) > 1 for hashes in data_hashes(records.values()).values()):
         raise NotPossible(
             f"{section.key}: its repeats were run on different data (their content hashes differ): restore "
             "the data and run it anew with --fresh"
@@ -191,15 +191,17 @@ def _environment(records: Sequence[CellRecord]) -> list[tuple[str, str]]:
     energy = any(repeat.joules is not None for repeat in repeats)
     busy = sum(repeat.ended - repeat.began for repeat in repeats)
     hashes = Counter(r.data_hash[:16] for r in repeats if r.data_hash)
+    elsewhere = [record for record in records if not record.where.startswith("native")]
+    own = " of `lab` alone" if elsewhere else ""
     return [
         (
-            "machine",
+            f"machine{own}",
             all_of([f"{e.cpu}, {e.cores} cores, {e.memory_bytes / gib:.0f} GiB" for e in environments]),
         ),
-        ("system", all_of([e.platform for e in environments])),
+        (f"system{own}", all_of([e.platform for e in environments])),
         ("run", all_of([record.where for record in records])),
         (
-            "versions",
+            f"versions{own}",
             all_of(
                 [
                     f"Python {e.python}, "
@@ -209,11 +211,12 @@ def _environment(records: Sequence[CellRecord]) -> list[tuple[str, str]]:
             ),
         ),
         (
-            "code",
+            f"code{own}",
             all_of([_commit(e) for e in environments])
             + ", sources "
             + all_of([record.versions.code[:16] for record in records]),
         ),
+        *((name, all_of([text(record) for record in elsewhere])) for name, text in _THERE if elsewhere),
         ("data", "content hashes " + ", ".join(hashes)),
         (
             "when",
@@ -221,6 +224,19 @@ def _environment(records: Sequence[CellRecord]) -> list[tuple[str, str]]:
         ),
         ("energy", _MEASURED if energy else "not measured: no RAPL counters here, and no board's sensor"),
     ]
+
+
+def _of_code(record: CellRecord) -> str:
+    found = {f"{who} {code[:16]}" for r in record.repeats for who, codes in r.code.items() for code in codes}
+    return ", ".join(sorted(found)) or "not told"
+
+
+def _of_aggregator(record: CellRecord) -> str:
+    told = {name: value for name, value in record.aggregator_environment.items() if name != "code"}
+    return ", ".join(f"{name} {value}" for name, value in told.items()) or "not told"
+
+
+_THERE = (("aggregator there", _of_aggregator), ("code there", _of_code))
 
 
 def _codes(found: Sequence[Summary]) -> str:

@@ -23,6 +23,7 @@ from lab.study.apart import apart
 from lab.study.cells import Cell, cells
 from lab.study.evaluated import metric_names
 from lab.study.measures import named
+from lab.study.records import of_task
 from lab.study.schema import InvalidStudy, Section, Study, shown
 from lab.study.versions import Versions
 
@@ -96,14 +97,14 @@ class _Shelf:
 
     def of(self, experiment: Experiment) -> tuple[str | None, Array | None]:
         """The task's hash, and the training set's labels [n]."""
-        key = _task(experiment)
+        key = of_task(experiment)
         if key not in self._labels:
             self._labels[key] = self._read(experiment)
         return self._labels[key]
 
     def manifest(self, experiment: Experiment) -> Manifest:
         """Of the model, which takes seconds to build; nothing where this machine cannot."""
-        key = _task(experiment)
+        key = of_task(experiment)
         if key not in self._manifests:
             here = _tensorflow_is_here()
             self._manifests[key] = apart(forecast.weighed, experiment, self.folders) if here else Manifest(())
@@ -111,7 +112,7 @@ class _Shelf:
 
     def metrics(self, experiment: Experiment) -> frozenset[str] | None:
         """Names of what the task measures; None where this machine cannot say."""
-        key = _task(experiment)
+        key = of_task(experiment)
         if key not in self._metrics:
             here = self.of(experiment)[1] is not None and _tensorflow_is_here()
             self._metrics[key] = apart(metric_names, experiment, self.folders) if here else None
@@ -129,10 +130,6 @@ class _Shelf:
 
 def _tensorflow_is_here() -> bool:
     return find_spec("tensorflow") is not None
-
-
-def _task(experiment: Experiment) -> str:
-    return f"{experiment.task} {sorted(experiment.task_options.items())}"
 
 
 def _section(section: Section, shelf: _Shelf) -> Ready:
@@ -159,7 +156,7 @@ def _check_metrics(study: Study, found: tuple[Cell, ...], shelf: _Shelf) -> None
     asked = [(field, name) for field, name in given if name.partition(".")[0] in ("metrics", "federated")]
     if study.target_metric not in ("accuracy", "loss"):
         asked.append(("target_metric", study.target_metric))
-    tasks = {_task(cell.experiment): cell.experiment for cell in found}
+    tasks = {of_task(cell.experiment): cell.experiment for cell in found}
     known: set[str] = set()
     for experiment in tasks.values() if asked else ():
         names = shelf.metrics(experiment)

@@ -57,10 +57,16 @@ class RoundFigures(BaseModel):
     bytes_down: int = 0
     clients: int = 0
     late: int = 0
+    dropped: int = 0
     lost: int = 0
     cpu_seconds: float = 0.0  # of the workers
     training_seconds: float = 0.0
     worker_peak_bytes: int = 0
+
+    @property
+    def cut(self) -> int:
+        """Clients whose updates did not go in: late, or dropped on the way. What was `lost` was asked anew."""
+        return self.late + self.dropped
 
 
 class Repeat(Value):
@@ -76,6 +82,7 @@ class Repeat(Value):
     data_hash: Digest | None = None
     weights_hash: Digest | None = None
     ledger_head: Digest | None = None
+    code: dict[str, tuple[Digest, ...]] = {}  # aggregator, worker → what it told of its code
     workers: int = 0
     aggregator_peak_bytes: int | None = None  # anonymous, resident; nothing where it is elsewhere
     joules: float | None = None  # of the machine's processors, or of a board; nothing where neither is told
@@ -187,21 +194,52 @@ def check_same_data(job: str, records: Iterable[CellRecord], experiment: Experim
 
     `records`: of its section. In a mixture nobody could tell what the data did from what a level does.
     """
-    task = experiment.task, experiment.task_options
-    kept = [
-        other
-        for record in records
-        if (record.experiment.task, record.experiment.task_options) == task
-        for other in record.repeats
-    ]
-    others = {other.data_hash for other in kept} - {None, repeat.data_hash}
+    records = tuple(records)
+    others = data_hashes(records).get(of_task(experiment), set()) - {repeat.data_hash}
     if repeat.data_hash is not None and others:
+        kept = sum(len(r.repeats) for r in records if of_task(r.experiment) == of_task(experiment))
         raise NotPossible(
             f"{job}: the data of task {experiment.task} are no longer those of the repeats before it "
-            f"(content {repeat.data_hash[:9]}, was {str(others.pop())[:9]}): it is not kept, the "
-            f"{len(kept)} before it are; restore the data and give the same command, or "
+            f"(content {repeat.data_hash[:9]}, was {others.pop()[:9]}): it is not kept, the "
+            f"{kept} before it are; restore the data and give the same command, or "
             "--fresh to set them aside and start anew"
         )
+
+
+def of_task(experiment: Experiment) -> str:
+    """What has data of its own: a task with its options."""
+    return f"{experiment.task} {sorted(experiment.task_options.items())}"
+
+
+def data_hashes(records: Iterable[CellRecord]) -> dict[str, set[Digest]]:
+    """`of_task` → those that its repeats saw; more than one do not belong together."""
+    found: dict[str, set[Digest]] = {}
+    for record in records:
+        hashes = {repeat.data_hash for repeat in record.repeats if repeat.data_hash}
+        found.setdefault(of_task(record.experiment), set()).update(hashes)
+    return found
+
+
+def check_same_code(job: str, records: Iterable[CellRecord], repeat: Repeat) -> None:
+    """Raises NotPossible, one line, where a lab elsewhere has been given other code since, or is of several.
+
+    `records`: of its section.
+    """
+    if other := other_code((*(kept for record in records for kept in record.repeats), repeat)):
+        raise NotPossible(
+            f"{job}: {other}: it is not kept, those before it are; install one code everywhere and give the "
+            "same command, or --fresh to set them aside and start anew"
+        )
+
+
+def other_code(repeats: Iterable[Repeat]) -> str:
+    """Of which process the repeats had more than one code between them, by what each told; "" where none."""
+    found: dict[str, set[Digest]] = {}
+    for repeat in repeats:
+        for who, codes in repeat.code.items():
+            found.setdefault(who, set()).update(codes)
+    several = {who: sorted(code[:9] for code in codes) for who, codes in found.items() if len(codes) > 1}
+    return "; ".join(f"the {who}'s code is not one ({', '.join(codes)})" for who, codes in several.items())
 
 
 def why_other(record: CellRecord, kept: Repeat, now: Versions, again: Repeat, processor: str) -> str:
@@ -212,7 +250,7 @@ def why_other(record: CellRecord, kept: Repeat, now: Versions, again: Repeat, pr
         reasons.append(f"the data are others (content {again.data_hash[:9]}, was {kept.data_hash[:9]})")
     if record.environment.cpu != processor:
         reasons.append(f"the processor is {processor} and was {record.environment.cpu}")
-    cut = any(done.late or done.lost for repeat in (kept, again) for done in repeat.rounds)
+    cut = any(done.cut for repeat in (kept, again) for done in repeat.rounds)
     if cut and record.experiment.machines.clock == "real":
         reasons.append("clients were cut off by the real clock, which never cuts twice alike")
     if not reasons:

@@ -27,7 +27,7 @@ from roundtable.errors import (
 )
 from roundtable.experiment import Experiment
 from roundtable.messages import ENDED, CreateRun, RunDetail
-from roundtable.types import RunId, Seconds
+from roundtable.types import Digest, RunId, Seconds
 
 from lab.api import Api
 from lab.follow import follow
@@ -217,6 +217,7 @@ class Sitting:
             data_hash=entry.get("data_hash"),
             weights_hash=history[-1].weights_hash if history else None,
             ledger_head=detail.head if detail else None,
+            code=_told(detail, watch),
             workers=watch.workers,
             aggregator_peak_bytes=watch.peak or None,
             joules=watch.energy.joules() if self.place.url is None else None,
@@ -235,6 +236,14 @@ class Sitting:
         return f"{self.grafana.rstrip('/')}/d/lab-federation?{times}&var-run={run}"
 
 
+def _told(detail: RunDetail | None, watch: _Watch) -> dict[str, tuple[Digest, ...]]:
+    """What aggregator and workers said of their code; nothing of one that is older, or somebody else's."""
+    own = detail.environment.get("code") if detail else None
+    return ({"aggregator": (own,)} if own else {}) | (
+        {"worker": tuple(sorted(watch.code))} if watch.code else {}
+    )
+
+
 @dataclass
 class _Watch:
     """What `follow` shows its progress to: looks at memory, disk and the time as it goes."""
@@ -245,6 +254,7 @@ class _Watch:
     aggregator: int | None = None  # its process
     peak: int = 0
     workers: int = 0
+    code: set[Digest] = field(default_factory=set)  # of the workers, where they tell
     energy: power.Meter = field(default_factory=power.Meter)
 
     def begin(self, experiment: Experiment) -> None: ...
@@ -253,7 +263,9 @@ class _Watch:
         """Raises StorageFull where the run paused for want of room, TooSlow when its time is over."""
         progress.take_notes()
         self.energy.sample(time.monotonic())
-        self.workers = max(self.workers, sum(worker.state == "present" for worker in progress.workers))
+        present = [worker for worker in progress.workers if worker.state == "present"]
+        self.workers = max(self.workers, len(present))
+        self.code |= {worker.code for worker in present if worker.code is not None}
         if self.aggregator is not None:
             with suppress(psutil.Error):
                 memory = psutil.Process(self.aggregator).memory_info()

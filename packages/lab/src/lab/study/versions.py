@@ -5,14 +5,12 @@ Results are only comparable where these are the same; records.py refuses to put 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from importlib.util import find_spec
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 from blake3 import blake3
 from pydantic import BaseModel, ConfigDict
-from roundtable.errors import InvalidData
+from roundtable.sources import code_hash
 from roundtable.types import Array, Digest
 
 from lab import machine
@@ -62,31 +60,12 @@ def here(study: Digest, task: Digest | None, labels: Array | None) -> Versions:
     environment = machine.here()
     return Versions(
         study=study,
-        code=_code(),
+        code=code_hash(*SOURCES),
         git_commit=environment.git_commit,
         packages={name: environment.packages[name] for name in PACKAGES if name in environment.packages},
         task=task,
         labels=None if labels is None else _hash(labels),
     )
-
-
-def _code() -> Digest:
-    """BLAKE3 over each source file's name and bytes, in order."""
-    digest = blake3()
-    for path, name in sorted(_files(), key=lambda found: found[1]):
-        body = path.read_bytes()
-        digest.update(f"{name} {len(body)}\n".encode() + body)
-    return digest.hexdigest()
-
-
-def _files() -> Iterable[tuple[Path, str]]:
-    for package in SOURCES:
-        spec = find_spec(package)
-        if spec is None or not spec.submodule_search_locations:
-            raise InvalidData(f"{package} is not installed: run `make setup`")
-        for folder in map(Path, spec.submodule_search_locations):
-            for path in folder.rglob("*.py"):
-                yield path, f"{package}/{path.relative_to(folder).as_posix()}"
 
 
 def _hash(labels: Array) -> Digest:

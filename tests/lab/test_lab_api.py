@@ -78,6 +78,25 @@ def test_watching_gives_up_when_nobody_answers_for_long() -> None:
         list(api.watch("r", patience=0.3, closing=threading.Event()))
 
 
+def test_time_outs_count_while_nobody_answers() -> None:
+    now = 0.0
+
+    class Closing(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            nonlocal now
+            now += timeout or 0.0
+            return False
+
+    def handler(_: httpx.Request) -> httpx.Response:
+        nonlocal now
+        now += 30.0
+        raise httpx.ReadTimeout("timed out")
+
+    with api_of(handler) as api, pytest.raises(Unreachable, match="no aggregator answers"):
+        list(api.watch("r", patience=60.0, closing=Closing(), clock=lambda: now))
+    assert now < 125.0
+
+
 def test_a_refusal_is_the_error_it_was_at_the_other_end() -> None:
     problem = {
         "type": "urn:roundtable:not-possible",

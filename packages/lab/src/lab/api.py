@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import ssl
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -102,28 +103,37 @@ class Api:
         finally:
             part.unlink(missing_ok=True)
 
-    def watch(self, run: RunId, *, patience: Seconds, closing: threading.Event) -> Iterator[Event]:
+    def watch(
+        self,
+        run: RunId,
+        *,
+        patience: Seconds,
+        closing: threading.Event,
+        clock: Callable[[], Seconds] = time.monotonic,
+    ) -> Iterator[Event]:
         """What the run is now and each change, over reconnections, until it has ended or `closing` is set.
 
         Raises Unreachable when nothing has answered for `patience` seconds.
         """
-        last, silent, pause = 0, 0.0, 0.2
+        last, pause = 0, 0.2
+        silent: Seconds | None = None  # since when
         ended = False
         while not ended and not closing.is_set():
             try:
                 headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": str(last)} if last else {})
                 with self._answer("GET", f"/v1/runs/{run}/events", headers=headers) as reply:
+                    silent = None
                     for event in _events(reply.iter_lines()):
-                        last, silent, pause = event.seq, 0.0, 0.2
+                        last, pause = event.seq, 0.2
                         ended = ended or (event.run is not None and event.run.state in ENDED)
                         yield event
                         if closing.is_set():
                             return
             except (httpx.HTTPError, Unreachable) as error:
-                if silent >= patience:
+                silent = clock() if silent is None else silent
+                if clock() - silent >= patience:
                     raise self._unreachable(error) from None
             if not ended:  # the aggregator restarts, or the line was cut: go on after `last`
-                silent += pause
                 closing.wait(pause)
                 pause = min(pause * 2, 5.0)
 

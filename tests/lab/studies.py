@@ -126,6 +126,8 @@ class MadeUp:
     carried: list[tuple[str, int]] = field(default_factory=list)
     kept: list[tuple[str, int]] = field(default_factory=list)  # those whose weights were asked for
 
+    def start(self) -> None: ...
+
     def carry_out(
         self,
         experiment: Experiment,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from lab.progress import Progress
 from lab.study import page
 from lab.study.cells import cells
 from lab.study.show import Silent
-from lab.study.sitting import Sitting, _Watch
-from roundtable.errors import NotPossible
+from lab.study.sitting import Sitting, TooSlow, _Watch
+from roundtable.errors import NotPossible, StorageFull
 from roundtable.experiment import Experiment
 from roundtable.messages import RunDetail, WorkerView
 
@@ -87,6 +88,41 @@ def test_a_repeat_keeps_what_aggregator_and_workers_told_of_their_code(
     sitting._api = Api(URL, transport=httpx.MockTransport(lambda _: httpx.Response(200, json=[{}])))
     repeat = sitting._repeat(experiment, detail, "r", None, 0.0, 1.0, watch)
     assert repeat.code == told("a", "b")
+
+
+@pytest.mark.parametrize("ending", [KeyboardInterrupt(), StorageFull("r1 cannot go on"), TooSlow("long")])
+def test_a_run_that_nobody_waits_for_any_more_is_stopped_there(
+    tmp_path: Path, experiment: Experiment, monkeypatch: pytest.MonkeyPatch, ending: BaseException
+) -> None:
+    asked = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(f"{request.method} {request.url.path}")
+        body = RunDetail(
+            **{"id": "r1", "name": "x", "state": "stopped", "rounds": 3, "created": 0.0},
+            experiment_hash=experiment.digest,
+            experiment=experiment,
+        )
+        return httpx.Response(201, content=body.model_dump_json())
+
+    def ended(*_: object) -> None:
+        raise ending
+
+    monkeypatch.setattr("lab.study.sitting.follow", ended)
+    sitting = Sitting(Place(Folders(tmp_path), URL), 2, Silent())
+    sitting._api = Api(URL, transport=httpx.MockTransport(answer))
+    with nullcontext() if isinstance(ending, TooSlow) else pytest.raises(type(ending)):
+        sitting.carry_out(experiment, 10.0)
+    assert asked[:2] == ["POST /v1/runs", "POST /v1/runs/r1/stop"]
+
+
+def test_a_busy_lab_is_stopped_with_the_options_that_it_takes(tmp_path: Path, detail: RunDetail) -> None:
+    busy = f"[{detail.model_copy(update={'state': 'running'}).model_dump_json()}]"
+    api = Api(URL, transport=httpx.MockTransport(lambda _: httpx.Response(200, content=busy)))
+    sitting = Sitting(Place(Folders(tmp_path), URL, Path("my token")), 2, Silent())
+    with pytest.raises(NotPossible) as caught:
+        sitting._leave_alone(api)
+    assert f"`lab stop {detail.id} --url {URL} --admin-token-file 'my token'`" in str(caught.value)
 
 
 def test_two_tasks_that_this_machine_lacks_have_data_of_their_own(tmp_path: Path) -> None:

@@ -204,6 +204,15 @@ def test_a_study_file_changed_after_half_of_it_ran_is_refused_and_fresh_sets_asi
     assert study.kept() == {"clients-2": (1, 2, 3), "clients-9": (1, 2, 3)}
 
 
+def test_fresh_moves_nothing_away_that_another_command_is_at_work_on(study: Study) -> None:
+    study.go()
+    folders = Folders(study.folder / "out/.lab", ROOT / "tasks", ROOT / "datasets")
+    study.sitting = Sitting(Place(folders), 2, Silent())  # type: ignore[assignment]
+    with _locked(folders), pytest.raises(NotPossible, match="another lab is using"):
+        study.go(fresh=True)
+    assert study.kept() == {"clients-2": (1, 2, 3), "clients-8": (1, 2, 3)}
+
+
 def test_data_that_change_while_a_study_runs_end_it_and_nothing_kept_is_lost(study: Study) -> None:
     def changing(experiment: Experiment) -> Repeat:
         late = len(study.carried) > 3

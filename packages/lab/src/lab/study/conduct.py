@@ -80,7 +80,10 @@ class Conduct:
     # --- before anything is started
 
     def open(self) -> None:
-        """Read what is there. Raises NotPossible where it was made by another study, code or data."""
+        """Read what is there. Raises NotPossible where it was made by another study, code or data, and what
+        `Sitting.start` does."""
+        if self.fresh:  # what another command is just writing must not be moved away from under it
+            self.sitting.start()
         for ready in self.ready:
             key, store = ready.section.key, self.store(ready)
             if self.fresh and (aside := store.set_aside()) is not None:

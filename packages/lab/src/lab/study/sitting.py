@@ -102,7 +102,7 @@ class Sitting:
             )
             run, self._used = view.id, True
             watch.aggregator = self._lab.aggregator.process.pid if self._lab else None
-            detail = follow(api, run, Progress(experiment), watch, self._lab)
+            detail = self._followed(api, run, Progress(experiment), watch)
             self.environment = detail.environment or self.environment
             self._deaths = 0
         except TooSlow as error:
@@ -121,6 +121,16 @@ class Sitting:
         self._put_away(repeat, detail, keep)
         return repeat
 
+    def _followed(self, api: Api, run: RunId, progress: Progress, watch: _Watch) -> RunDetail:
+        """To its end. Whatever else ends it, a lab elsewhere is not left at work on what nobody waits for."""
+        try:
+            return follow(api, run, progress, watch, self._lab)
+        except BaseException:
+            if self.place.url is not None:
+                with suppress(RoundtableError):
+                    api.stop(run)
+            raise
+
     def _put_away(self, repeat: Repeat, detail: RunDetail | None, keep: bool) -> None:
         """A study of hundreds of runs must not fill a disk with the weights of each."""
         if repeat.run is None:
@@ -134,6 +144,10 @@ class Sitting:
             self._api.download(repeat.run, "latest", path)
 
     # --- the lab
+
+    def start(self) -> None:
+        """Now and not with the first run: from here on nobody else has it. Raises as `carry_out` does."""
+        self._up()
 
     def _up(self) -> Api:
         if self._api is not None:
@@ -164,7 +178,8 @@ class Sitting:
         busy = [view.id for view in api.runs() if view.state not in ENDED]
         if busy:
             raise NotPossible(
-                f"{self.place.url} is busy with run {busy[0]}: wait for it, or `lab stop {busy[0]}`"
+                f"{self.place.url} is busy with run {busy[0]}: wait for it, or "
+                f"`lab stop {busy[0]}{self.place.options}`"
             )
 
     def _missing_workers(self, api: Api) -> int | None:

@@ -3,6 +3,9 @@
 A poll states what the worker holds; its answer is the difference to what lies here for it, now or within the
 poll's patience. A lost reply, a duplicate, a restarted aggregator and an ordinary wait are thereby one case.
 
+Of many orders a worker is told the first TOLD, and more when half of them are done: its polls list all that
+it holds, and their length is bounded.
+
 The reply to an update may wait too, shortly, and bring the next orders: what no reply has told yet. Should it
 be lost, a poll tells them again.
 """
@@ -11,6 +14,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable
+from itertools import islice
+from typing import Final
 
 from roundtable.messages import Order
 from roundtable.types import OrderId, Seconds, WorkerId
@@ -19,6 +24,7 @@ from aggregator.clock import Clock
 
 Difference = tuple[tuple[Order, ...], tuple[OrderId, ...]]  # give, cancel
 NOTHING: Difference = ((), ())
+TOLD: Final = 5000  # orders of one worker at a time: a poll that lists so many is shorter than JSON_LIMIT
 STALE: Seconds = 1.0  # what a poll said when it began to wait is taken to hold for this long
 
 
@@ -53,9 +59,12 @@ class Desk:
 
     def settle(self, worker: WorkerId, order: OrderId) -> None:
         """Its reply is in: the worker will drop it by itself, so nothing is said about it."""
-        self._orders.get(worker, {}).pop(order, None)
+        orders = self._orders.get(worker, {})
+        orders.pop(order, None)
         self._untold.get(worker, {}).pop(order, None)
         self._settled.setdefault(worker, set()).add(order)
+        if len(orders) >= TOLD and len(orders) % (TOLD // 2) == 0:
+            self._ring(worker)
 
     def clear(self, worker: WorkerId) -> None:
         """The worker is gone: whatever it still holds when it comes back is cancelled then."""
@@ -77,7 +86,8 @@ class Desk:
             settled.intersection_update(holding)  # once a poll no longer lists it, it never will again
         if not orders and not holding:
             return NOTHING
-        give = tuple(order for identity, order in orders.items() if identity not in holding)
+        known = frozenset(holding)
+        give = tuple(order for identity, order in self._first(worker) if identity not in known)
         self._untold.pop(worker, None)
         cancel = tuple(
             identity
@@ -85,6 +95,9 @@ class Desk:
             if identity not in orders and not (settled and identity in settled)
         )
         return give, cancel
+
+    def _first(self, worker: WorkerId) -> Iterable[tuple[OrderId, Order]]:
+        return islice(self._orders.get(worker, {}).items(), TOLD)
 
     async def wait(self, worker: WorkerId, bell: asyncio.Event, patience: Seconds) -> bool:
         """Until something is given or withdrawn, `bell` is set by the caller, or `patience` seconds have
@@ -116,7 +129,8 @@ class Desk:
                 await self._rung(bell, patience)
             finally:
                 del self._senders[worker]
-        return tuple(self._untold.pop(worker, {}).values())
+        untold = self._untold.pop(worker, {})
+        return tuple(order for identity, order in self._first(worker) if identity in untold) if untold else ()
 
     async def _rung(self, bell: asyncio.Event, patience: Seconds) -> None:
         timer = self._clock.call_at(self._clock.monotonic() + patience, bell.set)

@@ -47,7 +47,7 @@ PASSING: Final = (Unreachable, StorageFull, RateLimited)
 PIECE: Final = (
     256 << 10
 )  # bytes given to the transport at a time: it copies each piece, and its rest after each send
-JSON_LIMIT: Final = 64 << 20  # bytes: 100,000 orders in one poll's reply
+JSON_LIMIT: Final = 64 << 20  # bytes: more than any reply has
 
 # What an answer means whose body is no problem+json, from a proxy for example.
 _STATUSES: Final[dict[int, type[RoundtableError]]] = {

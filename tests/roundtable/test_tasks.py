@@ -61,6 +61,18 @@ def test_built_in_tasks_are_found_by_name(tasks_dir: Path) -> None:
     assert len(hashes) == len(BUILT_IN) == 4
 
 
+@pytest.mark.parametrize("name", ["mnist", "mine:Mine"])
+@pytest.mark.parametrize("file", ["classification.py", "partitioners.py"])
+def test_what_tasks_have_in_common_is_of_the_hash_too(
+    tasks_dir: Path, monkeypatch: pytest.MonkeyPatch, name: str, file: str
+) -> None:
+    options = {"size": 1, "kind": "x"} if name == "mine:Mine" else {}
+    before = find(name, options, tasks_dir).hash
+    real = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: real(path) + b"#" * (path.name == file))
+    assert find(name, options, tasks_dir).hash != before
+
+
 def test_a_users_class_is_found_in_its_file(tasks_dir: Path) -> None:
     task = find("mine:Mine", {"size": 10}, tasks_dir).task
     assert len(task.load(tasks_dir).x_train) == 10

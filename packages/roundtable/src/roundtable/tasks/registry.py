@@ -23,7 +23,7 @@ BUILT_IN: Final[Mapping[str, str]] = {  # name → module:class
 
 @dataclass(frozen=True)
 class Found:
-    """A task, and the hash of the source it came from together with its options."""
+    """A task, and the hash of what decides its results: its source, what all tasks share, its options."""
 
     task: Task
     hash: Digest
@@ -46,7 +46,14 @@ def find(name: str, options: Mapping[str, Option], tasks_dir: Path) -> Found:
             f'task = "{name}": no such task; built in are {", ".join(BUILT_IN)}, '
             f'and your own is named "file:Class", for a class in {tasks_dir}/file.py'
         )
-    return Found(construct(kind, options, name), source_hash(source, options))
+    return Found(construct(kind, options, name), source_hash(source + _shared(), options))
+
+
+def _shared() -> bytes:
+    """What else decides results: loss and metrics of classes, and which examples a client has."""
+    here = Path(__file__)
+    files = (here.with_name("classification.py"), here.parents[1] / "partitioners.py")
+    return b"".join(one.read_bytes() for one in files)
 
 
 def _source(file: Path) -> bytes:

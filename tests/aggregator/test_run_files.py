@@ -266,8 +266,8 @@ def test_a_file_system_that_is_really_full_pauses_and_loses_nothing(tmp_path: Pa
     assert process.exitcode == 0
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-def test_whatever_the_system_calls_a_full_disk_is_storage_full(
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO])
+def test_whatever_the_system_calls_a_full_or_failing_disk_is_storage_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     run = RunFiles(tmp_path, RUN)

@@ -451,7 +451,7 @@ def test_a_reader_sees_what_a_writer_has_committed_and_cannot_write(store: Store
     reader = read_store(tmp_path / FILE)
     store.commit_round("r", committed(0))
     assert reader.last_commit("r").round == 0  # type: ignore[union-attr]
-    with pytest.raises(CorruptStore):
+    with pytest.raises(StorageFull, match="readonly"):
         reader.commit_round("r", committed(1))
     store.close()
     assert read_store(tmp_path / FILE).last_commit("r").round == 0  # type: ignore[union-attr]

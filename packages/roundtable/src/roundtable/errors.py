@@ -23,7 +23,7 @@ RoundtableError                 the root; str(error) is a line that names the fi
 │   ├── AlreadyAccepted         another content than what was accepted for this order
 │   ├── RateLimited             too much at once
 │   └── NotPossible             a command that the run's state does not allow
-├── StorageFull                 no space left where updates are spooled
+├── StorageFull                 no space left in the store or spool, or nothing can be written there for now
 ├── CorruptStore                a database, checkpoint or ledger that contradicts itself
 ├── RunFailed                   a run that ended without its result, and why
 ├── Unreachable                 nothing answers at an address, or a stranger does (never on the wire)

@@ -24,7 +24,8 @@ _REMEDY: Final = (
 
 
 class Database:
-    """A connection, for one thread at a time. Raises StorageFull (nothing was changed) and CorruptStore."""
+    """A connection, for one thread at a time. Raises CorruptStore, and StorageFull where nothing can be
+    written for now, and nothing was changed."""
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
@@ -156,8 +157,10 @@ def _translated(error: sqlite3.DatabaseError, path: Path) -> Exception:
     text = str(error)
     if "is full" in text or "disk I/O" in text:
         return StorageFull(f"no space left for {path} ({text})")
+    if "readonly" in text:
+        return StorageFull(f"{path} cannot be written to ({text}): look at its disk, its owner and mode")
     if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
         return error
     if "locked" in text:
-        return CorruptStore(f"{path} is in use by another process: stop the other aggregator")
+        return StorageFull(f"{path} is in use by another process ({text}): end that one")
     return CorruptStore(f"{path} cannot be used ({text}): {_REMEDY}")

@@ -23,16 +23,17 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @contextmanager
-def no_space_is_storage_full(place: Place) -> Iterator[None]:
-    """Turns the system's errors for a full disk, quota or file size limit into StorageFull."""
+def failing_disk_is_storage_full(place: Place) -> Iterator[None]:
+    """Turns the system's errors into StorageFull: no space left, or a disk that has become read-only or is
+    gone. All of them can pass.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
-            raise StorageFull(
-                f"no space left for {place}: free some, then resume the run; nothing accepted is lost"
-            ) from None
-        raise
+        full = error.errno in _FULL  # quotas and limits, too
+        fault = f"no space left for {place}" if full else f"{place} cannot be written ({error.strerror})"
+        mend = "free some" if full else "mend that"
+        raise StorageFull(f"{fault}: {mend}, then resume the run; nothing accepted is lost") from None
 
 
 def settle(part: Place, place: Place, *, power: bool) -> None:

@@ -26,7 +26,7 @@ from roundtable.codec import Encoded
 from roundtable.errors import Unknown
 from roundtable.types import Digest, RunId
 
-from aggregator.disk import PART, SUFFIX, Place, names, no_space_is_storage_full, settle, sync_folder
+from aggregator.disk import PART, SUFFIX, Place, failing_disk_is_storage_full, names, settle, sync_folder
 from aggregator.rows import Wanted
 from aggregator.spool import Room, Spool
 from aggregator.tensors import map_file, write_at
@@ -61,7 +61,7 @@ class RunFiles:
 
     def prepare(self) -> None:
         """Make the folders; again is fine."""
-        with no_space_is_storage_full(self.folder):
+        with failing_disk_is_storage_full(self.folder):
             for folder in (*(self.folder / kind for kind in KINDS), self.spool.folder):
                 folder.mkdir(parents=True, exist_ok=True)
                 if self._power:
@@ -118,7 +118,7 @@ class RunFiles:
     def adopt(self, part: Place, kind: Kind, digest: Digest) -> Path:
         """Give a whole file its name, durably for this run."""
         place = self.path(kind, digest)
-        with no_space_is_storage_full(place):
+        with failing_disk_is_storage_full(place):
             settle(part, place, power=self._power)
         if kind in self._there:
             self._there[kind].add(digest)
@@ -130,7 +130,7 @@ class RunFiles:
         if place.exists():
             return place
         part = self.temporary(kind)
-        with no_space_is_storage_full(place):
+        with failing_disk_is_storage_full(place):
             try:
                 file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
                 try:
@@ -154,7 +154,7 @@ class RunFiles:
     # --- throwing away --------------------------------------------------------------------------------------
 
     def tidy(self, wanted: Wanted, *, starting: bool = False) -> None:
-        """Remove what is not wanted. `starting`, or finished: no upload under way counts; left-overs go too."""
+        """Remove what is not wanted. `starting`, or finished: left-overs too, no upload under way counts."""
         keep = {
             "weights": wanted.weights,
             "messages": wanted.messages,

@@ -33,7 +33,7 @@ from roundtable.types import Array, ClientId, Digest, Float64
 from roundtable.weights import Manifest, Weights
 
 from aggregator.checks import update_groups
-from aggregator.disk import Place, no_space_is_storage_full
+from aggregator.disk import Place, failing_disk_is_storage_full
 from aggregator.files import RunFiles
 from aggregator.tensors import Draft, Mapped, Span, damaged, map_file
 
@@ -86,7 +86,7 @@ def fold(files: RunFiles, plan: FoldPlan, block: int = BLOCK) -> Folded:
     groups = form_of({"weights": plan.manifest})
     kept = server_groups(plan.manifest, plan.strategy)
     with (
-        no_space_is_storage_full(files.folder),
+        failing_disk_is_storage_full(files.folder),
         Draft(files.temporary("weights"), groups) as weights,
         Draft(files.temporary("server"), kept) if kept else nullcontext() as server,
     ):

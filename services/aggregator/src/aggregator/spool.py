@@ -27,7 +27,7 @@ from typing import Final
 from roundtable.layout import Header
 from roundtable.types import ClientId, Digest
 
-from aggregator.disk import PART, SUFFIX, names, no_space_is_storage_full, settle
+from aggregator.disk import PART, SUFFIX, failing_disk_is_storage_full, names, settle
 from aggregator.rows import Wanted
 
 KEPT: Final = 64  # maps held at a time; each takes a file descriptor
@@ -77,7 +77,7 @@ class Spool:
             if spare is not None:
                 self._spare.remove(spare)
         place = self._part() if spare is None else spare.place
-        with no_space_is_storage_full(place):
+        with failing_disk_is_storage_full(place):
             if spare is None:
                 return Room(place, _make(place, nbytes), nbytes)
             try:
@@ -101,7 +101,7 @@ class Spool:
     def accept(self, room: Room, trial: Trial, client: ClientId, digest: Digest) -> None:
         """Move a checked upload to its place, durably for this run; after that the store may record it."""
         place = self.place(trial, client, digest)
-        with no_space_is_storage_full(place):
+        with failing_disk_is_storage_full(place):
             settle(room.place, place, power=self._power)
         room.place = place
         with self._lock:
@@ -221,6 +221,6 @@ def _resize(place: str, nbytes: int) -> None:
 
 
 def _remove(place: str) -> None:
-    """Absent is fine."""
-    with suppress(FileNotFoundError):
+    """Absent is fine; what the disk does not let go of now goes with the left-overs at a start."""
+    with suppress(OSError):
         os.unlink(place)  # noqa: PTH108 -- see above

@@ -2,8 +2,8 @@
 
 Every method is one transaction: after a crash at any instant it has happened whole or not at all. With
 `durability` "process" (synchronous=NORMAL) what was returned survives the process being killed, with "power"
-(FULL) the machine too. All methods raise StorageFull where the disk is full (nothing changed; call again),
-CorruptStore where the database cannot be used, with what to do about it.
+(FULL) the machine too. All methods raise StorageFull where the disk is full or fails (nothing changed; call
+again), CorruptStore where the database cannot be used, with what to do about it.
 """
 
 from __future__ import annotations

@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 import errno
 import os
+import sqlite3
 from pathlib import Path
 
 import numpy as np
 import pytest
+from aggregator import database
 from aggregator.rows import WorkerRow
 from roundtable import codec
-from roundtable.errors import StorageFull
+from roundtable.errors import CorruptStore, StorageFull
 from roundtable.messages import Account, Join, OrderResult
 from roundtable.weights import Weights
 
@@ -419,6 +421,94 @@ async def test_a_full_disk_in_the_store_pauses_the_run_and_loses_nothing(open_la
         assert detail["state"] == "finished", detail["reason"]
         assert broken.is_set()
         assert detail["history"][-1]["round"] == 3
+
+
+@pytest.mark.parametrize("fault", ["read-only", "locked"])
+async def test_a_disk_that_cannot_be_written_for_a_while_pauses_the_run_and_loses_nothing(
+    open_lab, make_experiment, monkeypatch, fault
+):
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.01)
+    async with open_lab() as lab:
+        worker = await lab.joined()
+        run = await initialized(lab, make_experiment(), worker)
+        order = trains(worker)[0]
+        body, store = await worker.prepare(order), lab.service.runs.store
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.closing(sqlite3.connect(store._db._path, isolation_level=None)) as another,
+        ):
+            if fault == "locked":
+                another.execute("BEGIN IMMEDIATE")
+            else:
+
+                def read_only(*_):
+                    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+                for name in ("rename", "unlink"):
+                    patch.setattr(os, name, read_only)
+                store._db.one("PRAGMA query_only = 1")
+            told(await worker.upload(order, body), 507, "storage-full")
+            detail = await lab.detail(run)
+            assert detail["state"] == "paused" and f"lab resume {run}" in detail["reason"]
+            assert fault in detail["reason"].lower()
+            assert detail["arrived"] == []
+        store._db.one("PRAGMA query_only = 0")
+        assert (await lab.http.post(f"/v1/runs/{run}/resume", headers=lab.admin)).json()["state"] == "running"
+        assert (await finish(lab, run, worker))["state"] == "finished"
+
+
+async def test_a_store_that_is_damaged_fails_the_run_though_it_cannot_say_so_and_resuming_goes_on(
+    open_lab, make_experiment
+):
+    async with open_lab() as lab:
+        worker = await lab.joined()
+        run = await initialized(lab, make_experiment(), worker)
+        order = trains(worker)[0]
+        body, store = await worker.prepare(order), lab.service.runs.store
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("accept_update", "set_run_state"):
+                patch.setattr(store, name, broken)
+            told(await worker.upload(order, body), 500, "corrupt-store")
+            await lab.service.turns.submit(nothing)  # after the turn in which it fails
+            detail = await lab.detail(run)
+            assert detail["state"] == "paused"
+            assert detail["reason"].startswith(
+                "failed, but that could not be recorded: lab.sqlite is damaged"
+            )
+        for state in ("failed", "running"):
+            resumed = await lab.http.post(f"/v1/runs/{run}/resume", headers=lab.admin)
+            assert resumed.json()["state"] == state
+        assert (await finish(lab, run, worker))["state"] == "finished"
+
+
+def broken(*_arguments, **_options):
+    raise CorruptStore("lab.sqlite is damaged")
+
+
+async def test_what_cannot_be_stopped_for_want_of_space_can_be_once_there_is_some(open_lab, make_experiment):
+    async with open_lab() as lab:
+        worker = await lab.joined()
+        run = await initialized(lab, make_experiment(), worker)
+        queued = (await lab.create(make_experiment(seed=2)))["id"]
+
+        async def stopping(run):
+            return await lab.http.post(f"/v1/runs/{run}/stop", headers=lab.admin)
+
+        def no_space(*_arguments, **_options):
+            raise StorageFull("no space left for lab.sqlite")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(lab.service.runs.store, "set_run_state", no_space)
+            assert "no space left" in told(await stopping(queued), 507, "storage-full")
+            for _ in range(2):
+                assert "stopped, but" in told(await stopping(run), 507, "storage-full")
+            assert [view["state"] for view in (await lab.http.get("/v1/runs")).json()] == ["paused", "queued"]
+        assert (await stopping(run)).json()["state"] == "stopped"
+        assert (await lab.until(queued, lambda detail: detail["state"] != "queued"))[
+            "state"
+        ] == "initializing"
+        assert (await stopping(queued)).json()["state"] == "stopped"
+        assert (await lab.create(make_experiment(seed=3)))["state"] == "initializing"
 
 
 async def test_a_fold_that_meets_a_full_disk_is_done_again_when_resumed(open_lab, make_experiment):

@@ -2,8 +2,8 @@
 
 Everything here runs inside a turn (`turns`), so nothing else changes
 meanwhile. What is promised to somebody is in the store first: an order before it is given, an update before
-its 2xx. What cannot be written because the disk is full pauses the run, and is said again by the machine when
-it is resumed.
+its 2xx. What cannot be written because the disk is full, or fails, pauses the run, and is said again by the
+machine when it is resumed.
 
     event → Rounds.handle → commands → store thread · desk · feed · closing
 """
@@ -17,7 +17,7 @@ from itertools import takewhile
 
 from roundtable.errors import RoundtableError, StorageFull
 from roundtable.fleet import Load
-from roundtable.messages import Evaluated
+from roundtable.messages import Evaluated, RunState
 from roundtable.types import Seconds
 
 from aggregator import commit
@@ -72,7 +72,8 @@ class Delivery:
 
 
 class Conductor:
-    """One run, from when it becomes the active one to its end. `ended` is awaited then, inside the turn."""
+    """One run, from when it becomes the active one to its end. `ended` is awaited then, inside the turn; it
+    raises where the store cannot have it, and the run is paused."""
 
     def __init__(
         self,
@@ -155,8 +156,8 @@ class Conductor:
         return answer
 
     async def _perform(self, commands: Sequence[Command], delivery: Delivery | None) -> StorageFull | None:
-        """Where the disk is full the machine is told so (through `_follow`), and what matters is skipped: it
-        is said again.
+        """Where nothing can be written the machine is told so (through `_follow`), and what matters is
+        skipped: it is said again.
 
         The error where that happened to an Accept.
         """
@@ -205,11 +206,7 @@ class Conductor:
                 run.tell_round(record)
                 self._follow.append(RoundScored(record.round, record.accuracy, self.now))
             case Show(state, reason):
-                run.shown, run.reason = state, reason
-                run.feed.run_changed()
-                run.points.event("run", state + (f": {reason}" if reason else ""), run.id, run.done)
-                note("run " + state, run=run.id, reason=reason, round=run.done)
-                await self._record_state()
+                await self._show(state, reason)
             case Pin(nodes):
                 await self._storing.call(self._store.set_pinned, run.id, nodes)
             case Place(homes):
@@ -330,22 +327,31 @@ class Conductor:
 
     # --- the run's state ------------------------------------------------------------------------------------
 
-    async def _record_state(self) -> None:
-        """For lists and the next start; a full disk must not keep a run from showing that it is paused."""
+    async def _show(self, state: RunState, reason: str | None) -> None:
+        """A store that fails must not keep a run from showing that it is paused."""
         run = self.run
+        run.shown, run.reason = state, reason
+        run.feed.run_changed()
+        run.points.event("run", state + (f": {reason}" if reason else ""), run.id, run.done)
+        note("run " + state, run=run.id, reason=reason, round=run.done)
         try:
-            await self._storing.at_once(self._store.set_run_state, run.id, run.shown, run.reason)
-        except StorageFull:
-            trouble("the run's state could not be recorded", run=run.id, state=run.shown)
+            await self._storing.call(self._store.set_run_state, run.id, state, reason)
+        except RoundtableError as error:
+            trouble("the run's state could not be recorded", run=run.id, state=state, detail=str(error))
 
     async def _end(self, end: End) -> None:
         self._set_alarm(None)
         if self._doomed is not None:
             end = End("failed", end.round, self._doomed)
-        await self._ended(self.run, end)
+        try:
+            await self._ended(self.run, end)
+        except RoundtableError as error:  # it is said again when the run is resumed
+            what = f"{end.state}, but that could not be recorded: {error}"
+            await self._show("paused", how_to_resume(what, self.run.id))
+            return
         if end.state == "finished":  # before its last round, perhaps: the updates of the next are left
             await self._closing.tidy(over=True)
 
 
-def how_to_resume(error: StorageFull, run: str) -> str:
+def how_to_resume(error: StorageFull | str, run: str) -> str:
     return f"{error} (`lab resume {run}`)"

@@ -22,6 +22,7 @@ from aggregator.commit import tidy
 from aggregator.conductor import Conductor, how_to_resume
 from aggregator.desk import Desk
 from aggregator.events import End, Event, PauseAsked, ResumeAsked, Started, StopAsked, WorkerArrived
+from aggregator.facts import Phase
 from aggregator.feed import Feed, LabFeed, numbers
 from aggregator.files import RunFiles
 from aggregator.gathering import PATIENCE, Gathering
@@ -209,15 +210,20 @@ class Runs:
         return await self.view(row.id), True
 
     async def stop(self, run: RunId) -> RunView:
-        """Raises Unknown; NotPossible for one that is over."""
+        """Raises Unknown; NotPossible for one that is over; StorageFull where it cannot be recorded."""
         view = await self.view(run)
         if view.state in ENDED:
             raise NotPossible(f"run {run} has {view.state} already: there is nothing to stop")
         if self.active is not None and self.active.run.id == run:
-            await self.active.handle(StopAsked("stopped by hand", self.active.now))
+            conductor, machine = self.active, self.active.run.machine
+            over = machine.phase is Phase.ENDED  # but the store does not have that yet
+            now = conductor.now
+            await conductor.handle(ResumeAsked(now) if over else StopAsked("stopped by hand", now))
+            if self.active is conductor and machine.phase is Phase.ENDED:
+                raise StorageFull(conductor.run.reason or "")
         else:
-            self._gatherings.pop(run, None)
             await self._record_end(run, "stopped", "stopped by hand before it began")
+            self._gatherings.pop(run, None)
             await self._start_next()
         return await self.view(run)
 
@@ -285,10 +291,11 @@ class Runs:
             if not await self._gathered(row):
                 return
             try:
-                await self._start(row.id)
-            except CorruptStore as error:
-                trouble("a run cannot go on", run=row.id, detail=str(error))
-                await self._record_end(row.id, "failed", str(error))
+                try:
+                    await self._start(row.id)
+                except CorruptStore as error:
+                    trouble("a run cannot go on", run=row.id, detail=str(error))
+                    await self._record_end(row.id, "failed", str(error))
             except StorageFull as error:
                 trouble("a run cannot begin", run=row.id, detail=str(error))
                 self._feeds[row.id].note(how_to_resume(error, row.id))
@@ -370,6 +377,7 @@ class Runs:
         await conductor.handle(Started(conductor.now))
 
     async def _ended(self, run: ActiveRun, end: End) -> None:
+        await self._record_end(run.id, end.state, end.reason, discard=end.state == "finished")
         self.active = None
         note("run " + end.state, run=run.id, reason=end.reason, round=end.round)
         self._points.event("run", f"{end.state}: {end.reason}", run.id, max(end.round, 0))
@@ -377,11 +385,11 @@ class Runs:
         stop = Order(id=stop_id(run.id, last), kind="stop", run=run.id, round=last, head=run.head)
         for worker in run.took_part & {arrived.worker for arrived in self._present()}:
             self._desk.give(worker, stop)
-        await self._record_end(run.id, end.state, end.reason, discard=end.state == "finished")
         await self.folding.call(run.files.let_go)
         self._turns.post(self._start_next)
 
     async def _record_end(self, run: RunId, state: RunState, reason: str, discard: bool = False) -> None:
+        """Raises StorageFull, CorruptStore, and the run is as it was."""
         ended = self._clock.wall()
 
         def record() -> None:
@@ -389,12 +397,9 @@ class Runs:
                 self.store.discard_open_round(run)
             self.store.set_run_state(run, state, reason, ended=ended)
 
+        await self.storing.call(record)
         feed = self._feeds.pop(run)
         last = feed.view()
-        try:
-            await self.storing.call(record)
-        except StorageFull as error:
-            trouble("a run's end could not be recorded", run=run, state=state, detail=str(error))
         feed.follow(lambda: last.model_copy(update={"state": state, "reason": reason, "ended": ended}))
         feed.run_changed()
         feed.close()

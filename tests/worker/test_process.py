@@ -28,6 +28,7 @@ class Trainer(NumpyTrainer):
     def train(self, client, round_number, weights, broadcast, state, stop):
         threading.Event().wait(client / 10)  # as deaf to `stop` as one long epoch
         self.gate.set()
+        print("client", client)
         return super().train(client, round_number, weights, broadcast, state, stop)
 
 sys.modules["worker.trainer"] = types.SimpleNamespace(Trainer=Trainer)
@@ -98,6 +99,7 @@ def test_a_signal_lets_a_short_training_end_and_hands_the_rest_back(
     assert code == 0 and time.monotonic() - asked < 5
     assert aggregator.arrived == ["o10"] and aggregator.left == 1
     assert ['"event": "joined"' in lines[0], '"event": "leaving"' in lines[-1]] == [True, True]
+    assert "client 10" in lines  # what a task prints
 
 
 def test_a_signal_does_not_wait_for_a_long_training(process: Start, aggregator: Aggregator) -> None:
@@ -159,6 +161,15 @@ def test_another_protocol_version_is_one_line_and_exit_code_2(process: Start, ag
     code, lines = end_of(process())
     assert code == 2
     assert lines == [f"worker: {told}"]
+
+
+def test_a_poll_that_is_refused_for_good_is_told_here_and_there(
+    process: Start, aggregator: Aggregator
+) -> None:
+    refusal = problem(413, "too-large", "JSON bodies are at most 7 bytes")
+    aggregator.meddle = lambda _method, path: refusal if path == "/v1/poll" else None
+    code, lines = end_of(process())
+    assert (code, lines[-1], aggregator.left) == (2, "worker: JSON bodies are at most 7 bytes", 1)
 
 
 def test_a_bad_setting_is_one_line_and_exit_code_2(process: Start, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """`python -m worker`: one worker process, from its settings to its exit code.
 
-Exit codes: 0 it left in good order; 1 a fault of its own; 2 a setting, token or version that cannot
-work.
+Exit codes: 0 it left in good order; 1 a fault of its own; 2 a setting, token or version that cannot work, or
+whatever else the aggregator refuses for good (one line says which).
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ def main(arguments: Sequence[str]) -> int:
     logs.configure()
     try:
         settings = load(arguments)
+        sys.stdout = sys.stderr  # what a task prints belongs into the log; nobody reads the other
         machine.check_memory()
         if settings.exit_on_eof:
             threading.Thread(target=ends.watch_input, name="input", daemon=True).start()
@@ -94,12 +95,15 @@ def main(arguments: Sequence[str]) -> int:
     agent.start()
     end = ends.wait()
     if isinstance(end, RoundtableError):
-        return _refuse(end)
+        if agent.joined.is_set():
+            agent.leave(0.0)
+            points.close()
+        return _refuse(end)  # at last: `lab` shows a worker's last line
     if isinstance(end, NeedsFreshProcess):
         agent.leave(0.0)
         points.close()
         logs.say("starting over", reason=str(end))
-        os.execv(sys.executable, [sys.executable, "-m", "worker", *arguments])
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     fault = isinstance(end, BaseException)
     agent.leave(0.0 if fault else settings.leave_seconds)
     points.close()

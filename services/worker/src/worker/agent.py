@@ -83,7 +83,7 @@ class Agent:
         self.board = Board(clock, lambda held: self._apart.begin(held))
         self._apart = Apart(link, self.board, self._deliver, self._guarded, self._patience, clock)
         self._work = Work(link, self.board, make_trainer, self._patience, clock, self._points.trained)
-        self._joined = threading.Event()
+        self.joined = threading.Event()
         self._threads = [
             threading.Thread(target=self._guarded, args=(loop,), name=name, daemon=True)
             for name, loop in (("poll", self._poll), ("work", self._carry_out), ("send", self._send))
@@ -99,7 +99,7 @@ class Agent:
         done = self.board.wait_until_idle(grace)
         self.board.expire()
         say("leaving", handed_back=len(self.board.holding()), finished=done)
-        if self._joined.is_set():
+        if self.joined.is_set():
             with suppress(RoundtableError):  # gone or not, the aggregator will find out
                 self._link.leave()
 
@@ -171,7 +171,7 @@ class Agent:
             for text in joined.warnings:
                 warn("the aggregator warns", detail=text)
             self._points.joined(joined.worker, joined.time)
-            self._joined.set()
+            self.joined.set()
             self.board.nudge()
             return True
         return False

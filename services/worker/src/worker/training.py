@@ -84,6 +84,8 @@ class LocalTraining:
             ],
             autograph=False,
         )
+        # A trace for each learning rate, say, is wanted: nothing to warn of.
+        self._call._omit_frequent_tracing_warning = True
 
     def run(
         self,

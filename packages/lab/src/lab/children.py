@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -43,6 +44,21 @@ class Child:
             ]
             return _sentence(lines[-1]) if lines else ""
         return ""
+
+
+def python(module: str) -> list[str]:
+    """The command for `python -m module`, but that a worker.py or numpy.py in the user's folder is not taken
+    for ours: -m, and -c too, puts the current folder first, and -P, which does not, came with Python 3.11.
+    """
+    return [sys.executable, "-c", _RUN, module]
+
+
+_RUN = """
+import sys
+sys.path[:] = filter(None, sys.path)
+from runpy import run_module
+run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
 
 
 def start(

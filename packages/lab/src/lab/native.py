@@ -12,7 +12,6 @@ import json
 import os
 import queue
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -100,7 +99,7 @@ class Native:
     def start_workers(self, nodes: Sequence[Node]) -> None:
         """One for each node. Raises RoundtableError when a process cannot be started."""
         state = self.folders.state
-        command = [sys.executable, "-m", "worker", "--exit-on-eof"]
+        command = [*children.python("worker"), "--exit-on-eof"]
         for node in nodes:
             environment = _inherited() | {
                 "AGGREGATOR_URL": self.url,
@@ -192,7 +191,7 @@ def _start_aggregator(
         # Children, all of them: those of a lab before this one are gone.
         "WORKERS_OUTLIVE_AGGREGATOR": str(workers_are_there).lower(),
     }
-    command, log = [sys.executable, "-m", "aggregator", *options], folders.logs / "aggregator.log"
+    command, log = [*children.python("aggregator"), *options], folders.logs / "aggregator.log"
     return children.start("aggregator", command, environment, log, on_exit)
 
 

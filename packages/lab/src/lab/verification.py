@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from roundtable.messages import RunView
 from roundtable.types import RunId
 
 from lab import results
+from lab.children import python
 from lab.native import Folders
 
 TIME_LIMIT = 3600.0  # recomputing every fold of a long run takes its time
@@ -53,7 +53,7 @@ def of_files(run: RunId, folders: Folders) -> Verdict:
     The head that a finished run's result.json names is held against the ledger: a chain alone
     cannot show that all of it was rewritten.
     """
-    command = [sys.executable, "-m", "aggregator.verify", run, "--state-dir", str(folders.state), "--json"]
+    command = [*python("aggregator.verify"), run, "--state-dir", str(folders.state), "--json"]
     command += _known_head(folders.runs / run)
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT, check=False)
     try:

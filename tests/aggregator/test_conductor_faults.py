@@ -543,6 +543,20 @@ async def test_a_run_that_finds_no_room_to_begin_waits_for_its_resume(open_lab, 
         assert (await finish(lab, run["id"], worker))["state"] == "finished"
 
 
+async def test_a_run_whose_folder_cannot_be_used_fails_with_the_reason_and_the_next_begins(
+    open_lab, make_experiment, tmp_path
+):
+    async with open_lab() as lab:
+        run = (await lab.create(make_experiment()))["id"]
+        await lab.create(make_experiment(seed=2))
+        stray = tmp_path / "state" / "runs" / run / "weights" / f"{'a' * 64}.safetensors"
+        stray.mkdir()
+    async with open_lab() as lab:
+        views = [(view["state"], view["reason"]) for view in (await lab.http.get("/v1/runs")).json()]
+        assert views[0][0] == "failed" and str(stray) in views[0][1]
+        assert views[1][0] == "waiting"
+
+
 @pytest.mark.parametrize("options", [{}, {"start_workers": 2}])
 async def test_a_disk_too_full_for_anybody_to_join_is_why_a_run_waits_until_one_can(
     open_lab, make_experiment, options

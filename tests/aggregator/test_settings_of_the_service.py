@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from aggregator.service import Service
 from aggregator.settings import load
 from roundtable.errors import InvalidSetting
 
@@ -46,3 +47,10 @@ def test_a_bad_value_is_one_line_with_its_name_and_what_was_found(monkeypatch, n
         load()
     assert name in str(caught.value) and value in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("folder", ["file", "file/within", "/proc/none"])
+def test_a_spool_that_cannot_be_written_to_is_said_before_any_run(tmp_path, folder):
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidSetting, match=r"SPOOL_DIR .*: choose a folder"):
+        Service(load(state_dir=tmp_path / "state", spool_dir=tmp_path / folder))

@@ -293,7 +293,7 @@ class Runs:
             try:
                 try:
                     await self._start(row.id)
-                except CorruptStore as error:
+                except (CorruptStore, OSError) as error:
                     trouble("a run cannot go on", run=row.id, detail=str(error))
                     await self._record_end(row.id, "failed", str(error))
             except StorageFull as error:

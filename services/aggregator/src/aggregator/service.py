@@ -9,6 +9,8 @@ import contextlib
 import fcntl
 import os
 import secrets
+import tempfile
+from pathlib import Path
 from typing import IO, Final
 
 from roundtable.errors import InvalidSetting
@@ -36,9 +38,11 @@ class Service:
     """Use `open` and `close`, once each, on one event loop."""
 
     def __init__(self, settings: ServiceSettings, clock: Clock | None = None) -> None:
-        """Raises InvalidSetting for tokens that cannot be used and for a state folder that is in use."""
+        """Raises InvalidSetting for tokens and folders that cannot be used, and for a state folder in use."""
         self.settings = settings
         self.clock = clock or SystemClock()
+        if settings.spool_dir is not None:
+            _check_spool(settings.spool_dir)
         self._lock = _lock(settings)
         self.tokens = tokens.open_tokens(
             settings.join_token,
@@ -107,6 +111,18 @@ class Service:
             await asyncio.to_thread(self.telemetry.close, FAREWELL)
         await asyncio.to_thread(self.relay.close, FAREWELL)
         self._lock.close()
+
+
+def _check_spool(folder: Path) -> None:
+    """Made, and written to: before a run needs it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InvalidSetting(
+            f"SPOOL_DIR {folder}: {error.strerror}{of_another(folder, error)}: "
+            "choose a folder that can be written to"
+        ) from None
 
 
 def _lock(settings: ServiceSettings) -> IO[bytes]:

@@ -386,6 +386,15 @@ def test_a_database_of_another_version_is_refused_and_left_alone(store: Store, t
     assert (tmp_path / FILE).read_bytes() == before
 
 
+def test_an_experiment_that_is_not_taken_any_more_is_named_with_its_run(store: Store) -> None:
+    store._db.write(
+        "UPDATE runs SET experiment = replace(experiment, '\"holdout\":0.0', '\"holdout\":0.9')", ()
+    )
+    for read in (store.runs, lambda: store.run("r")):
+        with pytest.raises(CorruptStore, match=r"run r has .*clients\.holdout.*0\.9.*another STATE_DIR"):
+            read()
+
+
 def test_somebody_elses_database_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / FILE) as db:
         db.execute("CREATE TABLE theirs (x)")

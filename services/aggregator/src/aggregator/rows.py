@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Literal
 
+from pydantic import ValidationError
+from roundtable.errors import CorruptStore
 from roundtable.experiment import Experiment
+from roundtable.faults import faults
 from roundtable.messages import Account, Evaluated, Initialized, Join, RoundRecord, RunState
 from roundtable.types import ClientId, Digest, RunId, Seconds, WorkerId
 
@@ -154,10 +157,18 @@ def _initialized(text: str) -> Initialized:
 
 
 def run_row(row: sqlite3.Row) -> RunRow:
+    """Raises CorruptStore for an experiment that is none here: what is allowed has changed since."""
+    try:
+        experiment = _experiment(row["experiment"])
+    except ValidationError as error:
+        raise CorruptStore(
+            f"run {row['id']} has an experiment that this aggregator does not take"
+            f" ({'; '.join(faults(error))}): use the aggregator that wrote it, or another STATE_DIR"
+        ) from None
     participants = None if row["participants"] is None else json.loads(row["participants"])
     return RunRow(
         id=row["id"],
-        experiment=_experiment(row["experiment"]),
+        experiment=experiment,
         experiment_hash=row["experiment_hash"],
         participants=None if participants is None else tuple(tuple(clients) for clients in participants),
         created=row["created"],

@@ -22,11 +22,12 @@ from lab.study.effects import effects, effects_of, ranked, strata
 from lab.study.files import load
 from lab.study.intervals import Interval, holm, interval, paired
 from lab.study.measures import Target, named
-from lab.study.records import CellRecord, Store, Unfinished
+from lab.study.records import CellRecord, Store, Unfinished, figures
 from lab.study.schema import Section, Study
 from lab.study.summary import Summary, summary
 from matplotlib.figure import Figure
 from roundtable.errors import NotPossible, Unknown
+from roundtable.messages import RoundRecord
 from scipy import stats
 
 from tests.lab.studies import a_repeat, records, section, tiny
@@ -42,6 +43,11 @@ OTHER_BATCHES = """
 name = "batch"
 field = "training.batch_size"
 levels = [16, 32, 48, 64]
+"""
+OTHER_TASKS = """
+[[factors]]
+name = "kind"
+levels = [{ name = "one", set = { task = "digits" } }, { name = "two", set = { task = "mnist" } }]
 """
 PAIRS = st.lists(st.tuples(*[st.floats(-1e6, 1e6).map(lambda x: round(x, 3))] * 2), min_size=2, max_size=8)
 VALUES = st.lists(st.floats(-1e6, 1e6).map(lambda x: round(x, 3)), min_size=2, max_size=8)
@@ -146,6 +152,33 @@ def test_a_target_is_reached_in_the_first_evaluated_round_at_or_above_it() -> No
     assert Target("accuracy", 0.95).round_of(repeat) is None
 
 
+def test_a_loss_is_reached_from_above_and_less_of_it_is_better(tmp_path: Path) -> None:
+    repeat = a_repeat(1, (0.3, 0.6, 0.9))  # a loss of .7, .4, .1
+    assert Target("loss", 0.5).round_of(repeat) == 1
+    assert Target("loss", 0.05).round_of(repeat) is None
+    study = section(tiny(tmp_path, more="centralized = true")).study
+    assert [named(f"{scope}loss", study).better for scope in ("", "metrics.", "federated.")] == [-1] * 3
+    assert all(named(f"{scope}loss", study).learned for scope in ("", "metrics.", "federated."))
+
+
+def test_metrics_accuracy_is_the_accuracy_that_every_task_has(tmp_path: Path) -> None:
+    study = section(tiny(tmp_path, more='target_metric = "metrics.accuracy"')).study
+    repeat = a_repeat(1, (0.3, 0.8, 0.9))
+    assert named("rounds_to_target", study).of(repeat) == 2
+    assert named("rounds_to_target", study).label == "rounds to 80 %"
+    assert named("metrics.accuracy", study) is not named("metrics.mean_iou", study)
+    assert named("metrics.accuracy", study).of(repeat) == 90
+    own = section(tiny(tmp_path, more='target_metric = "metrics.mean_iou"')).study
+    assert named("rounds_to_target", own).label == "rounds to mean IoU 0.8"
+
+
+def test_clients_cut_off_are_those_whose_updates_did_not_go_in(tmp_path: Path) -> None:
+    cut = named("cut", section(tiny(tmp_path)).study)
+    rounds = [{"lost": 5}, {"late": 1}, {"dropped": 3, "late": 2}]
+    told = tuple(figures(RoundRecord(round=at, **own)) for at, own in enumerate(rounds, 1))
+    assert cut.of(a_repeat(1, (), rounds=told)) == 2
+
+
 def test_what_reaching_the_target_takes_counts_up_to_that_round(tmp_path: Path) -> None:
     study = section(tiny(tmp_path)).study
     repeat = a_repeat(1, (0.3, 0.8, 0.9))
@@ -224,7 +257,9 @@ def test_the_page_is_self_contained_and_everything_is_told_beside_it(tmp_path: P
     ):
         assert text in written
     figures = sorted(path.name for path in (tmp_path / "made/figures").iterdir())
-    assert figures == [f"tiny-{name}.{kind}" for name in ("clients", "learning") for kind in ("png", "svg")]
+    assert figures == [
+        f"tiny-{name}.{kind}" for name in ("by-clients", "learning") for kind in ("png", "svg")
+    ]
     markdown = (tmp_path / "made/report.md").read_text()
     assert all(f"figures/{name}" in markdown for name in figures if name.endswith("png"))
     assert markdown.count("In the table alone: 144.") == len(part.plots)
@@ -272,6 +307,22 @@ def test_words_claim_a_difference_or_say_what_is_not_ruled_out(
     each = np.array([3.0, -2.0, 0.0])
     low, high = stats.t.interval(0.95, 2, each.mean(), stats.sem(each))
     assert f"anything from {low:.2f} to {high:.2f} points".replace("-", "−") in told and "lower" not in told
+
+
+def test_the_same_in_every_repeat_is_said_of_values_and_not_of_their_mean(tmp_path: Path) -> None:
+    part = section(tiny(tmp_path))
+    accuracy = named("accuracy", part.study)
+    many = interval([90.0, 90.01] * 50)  # whose interval is narrower than the digits that are told
+    assert "same" not in words.shown(accuracy, many)
+    assert "to these digits the same in all 2" in words.shown(accuracy, interval([90.001, 90.002]))
+    own = summary(part, records(part, lambda _cell, seed: 0.9 + seed / 1000))
+    effect = next(effect for effect in effects(own) if effect.measure.name == "accuracy")
+    apart = paired(_by_seed([0.0] * 100), _by_seed([1.0, 1.01] * 50))
+    assert not claims._always(replace(effect, difference=apart))
+    known = paired(_by_seed([0.0] * 5), _by_seed([1.0] * 5))
+    assert claims._always(replace(effect, difference=known))
+    rounded = paired(_by_seed([0.0] * 5), _by_seed([1.0] * 5), (0.1, 0.1))
+    assert not claims._always(replace(effect, difference=rounded))
 
 
 def test_effects_are_ranked_by_size_and_each_factor_is_there_once_an_outcome(tmp_path: Path) -> None:
@@ -361,16 +412,14 @@ def test_a_study_cut_down_to_one_cell_tells_its_outcomes(tmp_path: Path) -> None
     part = section(tiny(tmp_path, "[2]"))
     (said,) = words.of_section(summary(part, records(part, lambda _cell, _seed: 0.9)))
     assert said == (
-        "Test accuracy: 90.00 % (the same in all 3 repeats). Rounds to 80 %: 3.0 (the same in all 3 repeats)."
+        "Test accuracy: 90.00 % (the same in all 3 repeats). "
+        "Rounds to 80 %: 3.0 (95 % interval 2.3 to 3.7, n = 3)."  # known to a round alone, as in the table
     )
 
 
 def test_tasks_are_neither_averaged_nor_compared_with_each_other(tmp_path: Path) -> None:
     path = tiny(tmp_path)
-    tasks = (
-        'levels = [{ name = "one", set = { task = "digits" } }, { name = "two", set = { task = "mnist" } }]'
-    )
-    path.write_text(path.read_text() + f'\n[[factors]]\nname = "kind"\n{tasks}\n')
+    path.write_text(path.read_text() + OTHER_TASKS)
     part = section(path)
     heights = {"one": 0.9, "two": 0.4}
     own = summary(part, records(part, lambda cell, seed: heights[cell.levels["kind"]] + seed / 1000))
@@ -431,9 +480,10 @@ def test_what_saw_other_numbers_of_examples_is_no_percent_of_training_in_one_pla
     assert ("as many of them (" in told) == (examples != 96)
     assert ("as many of them to within 4.0 % (" in told) == (examples == 96)
     off = "fewer" if examples < 100 else "more"
-    assert (
-        f"No % of it where training saw other numbers of examples: up to 6 % {off} with clients 2." in told
-    ) != share
+    said = f"where clients saw other numbers of examples: up to 6 % {off} with clients 2."
+    assert (f"No % of training in one place {said}" in told) != share
+    alone = replace(own, rows=own.rows[:1])
+    assert ("No % of training in one place" in " ".join(words.of_section(alone))) != share
 
 
 @pytest.mark.parametrize("stop", ["accuracy = 0.8", "patience = 2"])
@@ -456,6 +506,38 @@ def test_runs_that_end_early_are_no_percent_of_training_in_one_place(tmp_path: P
     else:
         assert "Runs end when they no longer improve, so there" in told and last not in told
         assert "test accuracy" in table and "(in one place 0.3)" in told
+
+
+def _diverged(record: CellRecord, *seeds: int) -> CellRecord:
+    failed = {"state": "failed", "reason": "training diverged"}
+    repeats = (r.model_copy(update=failed) if r.seed in seeds else r for r in record.repeats)
+    return record.model_copy(update={"repeats": tuple(repeats)})
+
+
+def test_what_those_that_did_not_fail_have_learned_is_not_compared(tmp_path: Path) -> None:
+    path = tiny(tmp_path, more="centralized = true")
+    path.write_text(path.read_text().replace('name = "clients"', 'name = "clients"\nchoice = true', 1))
+    part = section(path)
+    found = records(part, lambda cell, seed: (0.5 if cell.id == "clients-2" else 0.9) + seed / 1000)
+    own = summary(part, found | {"clients-8": _diverged(found["clients-8"], 2)})
+    told = " ".join(words.of_section(own))
+    assert "Measured in some repeats alone: 8 (2 of 3). 8 cannot be compared with 2: not every" in told
+    assert "better" not in told and "exactly 100" not in told
+    assert {e.verdict for e in effects(own)} == {"not in every repeat"}
+    assert grids.of_cells(own).rows[1][1:3] == ("90.20 (2 of 3)", "3.0 (2 of 3)")
+    cost = named("bytes", part.study)  # what it cost is not of what was learned
+    assert own.rows[1].of(cost).whole and own.rows[1].of(cost).n == 2
+
+
+def test_a_baseline_that_failed_is_not_100_percent_of_itself(tmp_path: Path) -> None:
+    path = tiny(tmp_path, more="centralized = true")
+    path.write_text(path.read_text() + OTHER_TASKS)
+    part = section(path)
+    found = records(part, lambda _cell, seed: 0.9 + seed / 1000)
+    bad = "centralized_clients-2_kind-two"
+    own = summary(part, found | {bad: _diverged(found[bad], 1, 2, 3)})
+    *_, ours, theirs = (row[-2] for row in grids.of_cells(own).rows)
+    assert (ours, theirs) == ("100", "–")
 
 
 def test_a_gap_and_a_failure_are_told_and_never_silent(tmp_path: Path) -> None:
@@ -514,7 +596,7 @@ def test_a_target_that_some_repeats_miss_is_never_compared(tmp_path: Path) -> No
     reach = {("clients-2", 1), ("clients-2", 2), ("clients-4", 1), ("clients-4", 2), ("clients-4", 3)}
     own = summary(part, records(part, lambda cell, seed: 0.9 if (cell.id, seed) in reach else 0.5))
     told = next(said for said in words.of_section(own) if said.startswith("Rounds to 80 %"))
-    assert "is 3.0 (the same in all 3 repeats) at 4. Reached in some repeats alone: 2 (2 of 3)." in told
+    assert "is 3.0 (95 % interval 2.3 to 3.7, n = 3) at 4. Reached in some repeats alone: 2 (2 of 3)." in told
     assert "Not reached in any repeat: 8." in told
     assert "4 cannot be compared with 2: not every repeat got there." in told
     assert "Against" not in told and "goes from" not in told
@@ -552,6 +634,25 @@ def test_a_mean_of_those_that_reached_a_target_is_drawn_hollow_and_no_line_leads
     drawn = plots.effect(own, factor)
     assert drawn is not None and "hollow: the mean of those repeats alone" in drawn.legend
     assert "4 (2 of 3)" in " ".join(words.of_section(own))
+
+
+def test_updates_cut_off_by_design_are_no_harm(tmp_path: Path) -> None:
+    path = tiny(tmp_path)
+    path.write_text(
+        path.read_text()
+        .replace('name = "clients"', 'name = "clients"\nchoice = true', 1)
+        .replace('"accuracy", "rounds_to_target"', '"accuracy", "cut"')
+    )
+    part = section(path)
+    found = records(part, lambda _cell, seed: 0.9 + seed / 1000)
+    rounds = {
+        r.seed: [x.model_copy(update={"late": 5}) for x in r.rounds] for r in found["clients-8"].repeats
+    }
+    cut = [r.model_copy(update={"rounds": tuple(rounds[r.seed])}) for r in found["clients-8"].repeats]
+    found["clients-8"] = found["clients-8"].model_copy(update={"repeats": tuple(cut)})
+    told = " ".join(words.of_section(summary(part, found)))
+    assert "Against 2, in each of 3 repeats: 8 is 5.00 higher." in told
+    assert "worse" not in told and "Not shown to help or to harm in any outcome: 8." in told
 
 
 def test_where_levels_are_a_choice_it_is_said_which_help_and_which_do_not(tmp_path: Path) -> None:
@@ -633,6 +734,18 @@ def test_every_outcome_is_drawn_and_series_without_room_are_named_below(tmp_path
         assert label in drawn.inline
 
 
+def test_runs_that_ended_before_others_of_their_cell_are_said_to_keep_their_last_value(
+    tmp_path: Path,
+) -> None:
+    part = section(tiny(tmp_path))
+    found = records(part, lambda _cell, seed: 0.9 + seed / 1000)
+    even = curves._read("rounds", summary(part, found))
+    record = found["clients-2"]
+    shorter = record.repeats[0].model_copy(update={"rounds": record.repeats[0].rounds[:2]})
+    found["clients-2"] = record.model_copy(update={"repeats": (shorter, *record.repeats[1:])})
+    assert "last value" not in even and "last value" in curves._read("rounds", summary(part, found))
+
+
 def test_a_legend_of_many_curves_leaves_them_room(tmp_path: Path) -> None:
     path = tiny(tmp_path, "[2, 3, 4, 5, 6, 7, 8]", "centralized = true")
     path.write_text(path.read_text() + OTHER_BATCHES)
@@ -698,9 +811,40 @@ def test_tables_for_machines_say_which_clock_a_time_is_of(tmp_path: Path) -> Non
     }
 
 
-@pytest.mark.parametrize(("workers", "late"), [(0, 0), (4, 0), (2, 0), (4, 1), (2, 1)])
+def test_tables_for_machines_have_all_that_runs_told_and_the_target(tmp_path: Path) -> None:
+    part = section(tiny(tmp_path))
+    for record in records(part, lambda _cell, seed: 0.9 + seed / 1000).values():
+        told = {"metrics": {"mean_iou": 0.25, "iou_0": 0.5}, "federated": {"loss": 0.75}}
+        rounds = [tuple(x.model_copy(update=told) for x in repeat.rounds) for repeat in record.repeats]
+        both = zip(record.repeats, rounds, strict=True)
+        repeats = tuple(repeat.model_copy(update={"rounds": own}) for repeat, own in both)
+        Store(tmp_path / "out/tiny").write(record.model_copy(update={"repeats": repeats}))
+    page.write_tables([part], tmp_path / "out", tmp_path / "made")
+    cells, effects_, repeats_ = (
+        list(csv.DictReader((tmp_path / f"made/{name}.csv").open()))
+        for name in ("cells", "effects", "repeats")
+    )
+    own = {"metrics.mean_iou": "0.25", "metrics.iou_0": "0.5", "federated.loss": "0.75"}
+    means = {row["measure"]: row["mean"] for row in cells if row["cell"] == "clients-2"}
+    assert own.items() <= means.items() and all(own.items() <= row.items() for row in repeats_)
+    assert {row["target"] for row in repeats_} == {"accuracy 0.8"}
+    for rows, name in ((cells, "measure"), (effects_, "outcome")):
+        targets = {row[name]: row["target"] for row in rows}
+        assert targets["rounds_to_target"] == "accuracy 0.8" and targets["accuracy"] == ""
+
+
+@pytest.mark.parametrize(
+    ("workers", "round_", "cut"),
+    [
+        (0, {}, False),
+        (4, {"lost": 1}, False),
+        (2, {}, False),
+        (4, {"late": 1}, True),
+        (2, {"dropped": 1}, True),
+    ],
+)
 def test_what_bytes_and_cpu_time_leave_out_is_said_below_the_table(
-    tmp_path: Path, workers: int, late: int
+    tmp_path: Path, workers: int, round_: dict[str, int], cut: bool
 ) -> None:
     path = tiny(tmp_path, more="centralized = true")
     path.write_text(path.read_text().replace('"accuracy", "rounds_to_target"', '"accuracy", "round_bytes"'))
@@ -712,7 +856,7 @@ def test_what_bytes_and_cpu_time_leave_out_is_said_below_the_table(
                     repeat.model_copy(
                         update={
                             "workers": workers,
-                            "rounds": tuple(r.model_copy(update={"late": late}) for r in repeat.rounds),
+                            "rounds": tuple(r.model_copy(update=round_) for r in repeat.rounds),
                         }
                     )
                     for repeat in record.repeats
@@ -727,9 +871,9 @@ def test_what_bytes_and_cpu_time_leave_out_is_said_below_the_table(
     every = grids.of_cells(own)
     assert by_factor is not None
     for note in (by_factor.note, every.note):
-        assert ("ytes sent up" in note and "are of updates that were accepted" in note) == (late > 0)
+        assert ("ytes sent up" in note and "are of updates that were accepted" in note) == cut
         assert ("what 2 worker processes fetched, which share a round's weights" in note) == (workers == 2)
-    assert "and CPU time" not in by_factor.note and ("and CPU time" in every.note) == (late > 0)
+    assert "and CPU time" not in by_factor.note and ("and CPU time" in every.note) == cut
     column = every.head.index("bytes of a round, MB")
     assert [row[column] for row in every.rows] == ["2.00 ± 0.00 (3)"] * 2 + ["–"]
 
@@ -843,6 +987,20 @@ def test_published_figures_are_held_against_one_more_run_of_ours(tmp_path: Path)
     assert ", which is too wide to say much" in words.of_published(wide.comparisons()[0])
     outside = summary(part, records(part, lambda _cell, seed: 0.5 + seed / 1000))
     assert "; outside of where one more run" in words.of_published(outside.comparisons()[0])
+
+
+def test_a_published_curve_stands_beside_the_cells_that_it_belongs_to(tmp_path: Path) -> None:
+    path = tiny(tmp_path, more='axis = "rounds"')
+    path.write_text(
+        path.read_text() + PUBLISHED.replace("value = 0.9", "curve = [0.5, 0.7]").replace("2", "8")
+    )
+    part = section(path)
+    own = summary(part, records(part, lambda cell, _seed: 0.7 if cell.id == "clients-8" else 0.9))
+    table = grids.of_published([own])
+    assert table is not None
+    ((_, figure, theirs, ours, _),) = table.rows
+    assert figure == "test accuracy by round, %, clients 8"
+    assert (theirs, ours) == ("50.0 70.0", "30.0 60.0 70.0 (mean of 3)")
 
 
 def test_records_of_different_data_or_code_are_never_put_side_by_side(tmp_path: Path) -> None:

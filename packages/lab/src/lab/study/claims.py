@@ -70,9 +70,9 @@ def _uneven(effect: Effect) -> str:
 
 
 def _always(effect: Effect) -> bool:
-    """Whether to the digits that are told it is the same in every repeat."""
-    low, high = (effect.measure.shown(end, unit=False) for end in _interval(effect))
-    return low == high
+    """Whether to the digits that are told it is the same in every repeat, and known to no less than these."""
+    found = effect.difference
+    return len({*map(effect.measure.shown, found.each.values)}) == 1 and not (found.a.step or found.b.step)
 
 
 def _interval(effect: Effect) -> tuple[float, float]:

@@ -12,10 +12,10 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFor
 
 from lab.charts import BLACK, GREY, STYLE
 from lab.study.intervals import interval
-from lab.study.measures import Target, clock, limits, metric_of, metric_words, target_of
+from lab.study.measures import Target, clock, limits, metric_of, metric_words, plain, target_of
 from lab.study.plots import COLOURS, LETTERS, LINES, MARKERS, TOGETHER, Plot, plotted
 from lab.study.records import Repeat
-from lab.study.schema import Published, level_name
+from lab.study.schema import level_name
 from lab.study.summary import Row, Summary
 
 _FOR = "in one place, for "
@@ -30,7 +30,7 @@ def learning(summary: Summary, note: str = "") -> Plot | None:
     `note`: of the data, to stand in the figure.
     """
     target = target_of(summary.study)
-    metric = summary.study.target_metric
+    metric = plain(summary.study.target_metric)
     panels = _panels(summary)
     if not summary.learns or not any(_evaluated(row, metric) for _, rows in panels for row in rows):
         return None
@@ -60,8 +60,12 @@ def learning(summary: Summary, note: str = "") -> Plot | None:
 
 def _read(axis: str, summary: Summary) -> str:
     beside = "; in one place: at the round where as many examples had been seen"
-    return "Lines: means; bands: 95 % intervals, as far as there is room" + beside * (
-        axis == "rounds" and any(row.finished for row in summary.baselines)
+    rows = [row for row in (*summary.rows, *summary.baselines) if row.finished]
+    uneven = any(len({len(repeat.rounds) for repeat in row.finished}) > 1 for row in rows)
+    return (
+        "Lines: means; bands: 95 % intervals, as far as there is room"
+        + beside * (axis == "rounds" and any(row.finished for row in summary.baselines))
+        + "; runs that ended before others of their cell count on with their last value" * uneven
     )
 
 
@@ -138,7 +142,8 @@ def _curves(
         length = federated.cell.experiment.rounds.count / row.cell.experiment.rounds.count
         _centralized(axes, row, metric, axis, scale, label, colour, length)
     for figure in summary.study.published:
-        if figure.curve is not None and axis == "rounds" and metric == "accuracy" and _fits(figure, rows):
+        fits = any(row in rows or row in baselines for row in summary.beside(figure))
+        if figure.curve is not None and axis == "rounds" and metric == "accuracy" and fits:
             numbers = range(1, len(figure.curve) + 1)
             values = [100 * value for value in figure.curve]
             axes.plot(
@@ -170,13 +175,6 @@ def _beside(summary: Summary, rows: Sequence[Row], metric: str) -> list[Row]:
     """The baselines of these rows that have a curve."""
     own = {row.cell.id for row in rows}
     return [row for row in summary.baselines if own & set(row.cell.beside) and _evaluated(row, metric)]
-
-
-def _fits(figure: Published, rows: Sequence[Row]) -> bool:
-    return any(
-        all(row.cell.levels.get(name) == level_name(level) for name, level in figure.cells.items())
-        for row in rows
-    )
 
 
 def _shared(rows: Sequence[Row]) -> set[str]:

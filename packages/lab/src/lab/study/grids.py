@@ -16,7 +16,7 @@ from roundtable.experiment import Experiment
 from lab.data import described
 from lab.study.effects import Effect, Stratum, effects, effects_of
 from lab.study.intervals import Interval
-from lab.study.measures import Measure, measures
+from lab.study.measures import Measure, Target, measures, named, target_of
 from lab.study.schema import level_name
 from lab.study.summary import Row, Summary
 
@@ -76,7 +76,7 @@ def of_factor(found: Summary, stratum: Stratum) -> tuple[str, Table] | None:
 def _counted(found: Summary, columns: Sequence[Measure]) -> str:
     """What bytes and CPU time leave out, where there are such columns and it was left out here."""
     every = [repeat for row in found.rows for repeat in row.finished]
-    cut = any(record.late or record.lost for repeat in every for record in repeat.rounds)
+    cut = any(record.cut for repeat in every for record in repeat.rounds)
     workers = {r.workers for r in every if 0 < r.workers < max(x.clients for x in r.rounds)}
     moved, busy = (any(m.moved for m in columns), any(m.name.startswith("cpu_") for m in columns))
     what = " and ".join(["bytes sent up"] * moved + ["CPU time"] * busy)
@@ -123,7 +123,7 @@ def _amount(measure: Measure, value: Interval) -> str:
 def _share(found: Summary, row: Row, measure: Measure) -> str:
     share = found.share_of_centralized(row, measure)
     if share is None or share.mean is None:
-        return "100" if row.cell.kind == "centralized" else "–"
+        return "100" if row.cell.kind == "centralized" and row.of(measure).n else "–"
     return f"{share.mean:.1f}" + ("" if share.half is None else f" ± {share.half:.1f}")
 
 
@@ -186,17 +186,18 @@ def of_published(found: Sequence[Summary]) -> Table | None:
             rows.append((own.section.key, what, told, _told(measure, compared.ours, compared.row), note))
         for figure in own.study.published:
             if figure.curve is not None:
-                ours = _curve(own)
                 told = " ".join(f"{100 * value:.1f}" for value in figure.curve)
-                rows.append((own.section.key, "test accuracy by round, %", told, ours, figure.source))
+                for row in own.beside(figure):
+                    what = f"test accuracy by round, %, {row.name}"
+                    rows.append((own.section.key, what, told, _curve(row), figure.source))
     if not rows:
         return None
     return Table(("study", "figure", "published", "ours", "source"), tuple(rows), 5)
 
 
-def _curve(found: Summary) -> str:
-    """Mean accuracy after each round of the first cell."""
-    repeats = found.rows[0].finished
+def _curve(row: Row) -> str:
+    """Mean accuracy after each round."""
+    repeats = row.finished
     if not repeats:
         return "not run"
     length = min(len(repeat.rounds) for repeat in repeats)
@@ -210,16 +211,16 @@ def _curve(found: Summary) -> str:
 
 def cells_csv(found: Sequence[Summary], tasks: Path) -> str:
     """`data` is what the task says of its data set, such as that it is synthetic."""
-    head = "study cell kind levels measure unit clock mean low high n finished failed data"
+    head = "study cell kind levels measure unit target clock mean low high n finished failed data"
     lines = []
     for own in found:
         for row in (*own.rows, *own.baselines):
             levels = "; ".join(f"{name}={level}" for name, level in row.cell.levels.items())
             about = described(row.cell.experiment, tasks)
-            for measure in measures(own.study).values():
+            for measure in _every(own).values():
                 value = row.of(measure)
                 cell = [own.section.key, row.cell.id, row.cell.kind, levels, measure.name, measure.unit]
-                cell.append(_clock(measure, row.cell.experiment))
+                cell += [_target(measure.target), _clock(measure, row.cell.experiment)]
                 figures = map(_raw, (value.mean, value.low, value.high))
                 lines.append([*cell, *figures, value.n, len(row.finished), len(row.failed), about])
     return _csv(head.split(), lines)
@@ -230,7 +231,7 @@ def effects_csv(found: Sequence[Summary], tasks: Path) -> str:
 
     `where`: at which levels of other factors, where not over all. `clock`: of both, or "real, virtual".
     """
-    head = "study factor task where outcome unit clock reference level n difference low high p p_holm"
+    head = "study factor task where outcome unit target clock reference level n difference low high p p_holm"
     lines = []
     for own in found:
         for effect in effects(own):
@@ -238,11 +239,25 @@ def effects_csv(found: Sequence[Summary], tasks: Path) -> str:
             rows = effect.stratum.at(effect.reference, effect.level)
             clocks = dict.fromkeys(_clock(measure, row.cell.experiment) for row in rows)
             what = [own.section.key, effect.factor.name, effect.stratum.task, effect.stratum.name]
-            what += [measure.name, measure.unit, ", ".join(clocks), effect.reference, effect.level]
+            what += [measure.name, measure.unit, _target(measure.target), ", ".join(clocks)]
+            what += [effect.reference, effect.level]
             figures = map(_raw, (of.mean, of.low, of.high, of.p, effect.adjusted))
             about = dict.fromkeys(described(row.cell.experiment, tasks) for row in rows)
             lines.append([*what, of.each.n, *figures, effect.verdict, "; ".join(filter(None, about))])
     return _csv([*head.split(), "verdict", "data"], lines)
+
+
+def _every(found: Summary) -> Mapping[str, Measure]:
+    """By name: what is known of any run, and each metric that its runs told."""
+    rounds = [record for own in found.records for repeat in own.repeats for record in repeat.rounds]
+    told = {f"metrics.{name}" for record in rounds for name in record.metrics}
+    told |= {f"federated.{name}" for record in rounds for name in record.federated}
+    own = (named(name, found.study) for name in (*found.study.outcomes, *sorted(told)))
+    return {**measures(found.study), **{measure.name: measure for measure in own}}
+
+
+def _target(of: Target | None) -> str:
+    return "" if of is None else f"{of.metric} {of.value:g}"
 
 
 def _clock(measure: Measure, experiment: Experiment) -> str:
@@ -254,18 +269,19 @@ def _clock(measure: Measure, experiment: Experiment) -> str:
 
 def repeats_csv(found: Sequence[Summary], tasks: Path) -> str:
     """`clock` is that of `seconds`, `round_clock` and `seconds_to_target`; `round_seconds` are real ones."""
-    names = list(dict.fromkeys(name for own in found for name in measures(own.study)))
+    every = [_every(own) for own in found]
+    names = list(dict.fromkeys(name for known in every for name in known))
     lines = []
-    for own in found:
-        known = measures(own.study)
+    for own, known in zip(found, every, strict=True):
+        target = _target(target_of(own.study))
         for record in own.records:
             clock, about = record.experiment.machines.clock, described(record.experiment, tasks)
             for repeat in record.repeats:
                 values = [_raw(known[name].of(repeat) if name in known else None) for name in names]
-                told = [repeat.seed, repeat.state, repeat.reason or "", repeat.run or "", clock]
+                told = [repeat.seed, repeat.state, repeat.reason or "", repeat.run or "", clock, target]
                 lines.append([own.section.key, record.cell, *told, *values, repeat.weights_hash or "", about])
-    head = ["study", "cell", "seed", "state", "reason", "run", "clock", *names, "weights_hash", "data"]
-    return _csv(head, lines)
+    first = ["study", "cell", "seed", "state", "reason", "run", "clock", "target"]
+    return _csv([*first, *names, "weights_hash", "data"], lines)
 
 
 def _csv(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:

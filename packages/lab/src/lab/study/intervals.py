@@ -50,7 +50,9 @@ class _Around:
 
 @dataclass(frozen=True)
 class Interval(_Around):
-    """The mean of n values, and the 95 % interval around it where n > 1. `asked`: repeats that finished.
+    """The mean of n values, and the 95 % interval around it where n > 1.
+
+    `asked`: repeats that finished; where it is of what was learned, or of a target, those that failed too.
 
     Of some that reached a target there is no interval: they are the lucky ones, not a sample of all.
     `step`: what the values are known to. Even where they are all alike their spread is not taken for less

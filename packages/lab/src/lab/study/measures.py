@@ -27,10 +27,10 @@ class Target:
     value: float
 
     def round_of(self, repeat: Repeat) -> int | None:
-        """The index of the first evaluated round at or above it."""
+        """The index of the first evaluated round at or above it; of a loss, at or below it."""
         for index, record in enumerate(repeat.rounds):
             value = metric_of(record, self.metric)
-            if value is not None and value >= self.value:
+            if value is not None and better(self.metric) * (value - self.value) >= 0:
                 return index
         return None
 
@@ -57,6 +57,11 @@ class Measure:
     def moved(self) -> bool:
         """Whether it counts what goes over the wire, as training in one place need not do."""
         return self.name in ("bytes", "round_bytes", "bytes_to_target")
+
+    @property
+    def learned(self) -> bool:
+        """Whether it says what was learned, not what that took."""
+        return self.better > 0 or self.name.rpartition(".")[2] == "loss"
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -97,12 +102,18 @@ class Measure:
 
 
 def metric_of(record: RoundFigures, metric: str) -> float | None:
+    """`metric`: accuracy, loss, one of the task's own, or any of these as federated.NAME."""
     if metric == "accuracy":
         return record.accuracy
     if metric == "loss":
         return record.loss
     scope, _, name = metric.rpartition(".")
     return (record.federated if scope == "federated" else record.metrics).get(name)
+
+
+def better(metric: str) -> int:
+    """Of what a task measures more is taken for better, but of its loss."""
+    return -1 if metric.rpartition(".")[2] == "loss" else 1
 
 
 def limits(metric: str) -> tuple[float, float]:
@@ -182,7 +193,7 @@ def _whole() -> Mapping[str, Measure]:
             -1,
             lambda r: None if r.aggregator_peak_bytes is None else float(r.aggregator_peak_bytes),
             1 / MB,
-            0,
+            1,
         ),
         Measure("personal_before", "own examples, global weights", "%", 1, _personal("before"), 100),
         Measure("personal_after", "own examples, own weights", "%", 1, _personal("after"), 100),
@@ -191,8 +202,8 @@ def _whole() -> Mapping[str, Measure]:
             "cut",
             "clients cut off a round",
             "",
-            -1,
-            lambda r: sum(x.late + x.lost for x in r.rounds) / len(r.rounds),
+            0,  # over-sampling cuts some off by design
+            lambda r: sum(x.cut for x in r.rounds) / len(r.rounds),
         ),
     ]
     return {measure.name: measure for measure in found}
@@ -246,11 +257,18 @@ def target_words(target: Target) -> str:
 
 def metric_words(metric: str) -> str:
     """mean_iou → mean IoU."""
-    return metric.replace("_", " ").replace("iou", "IoU")
+    scope, _, name = metric.rpartition(".")
+    words = name.replace("_", " ").replace("iou", "IoU")
+    return words + " on clients' own examples" * (scope == "federated")
+
+
+def plain(metric: str) -> str:
+    """One name for one metric: metrics.accuracy is accuracy, of the whole test set."""
+    return metric.removeprefix("metrics.")
 
 
 def target_of(study: Study) -> Target | None:
-    return None if study.target is None else Target(study.target_metric, study.target)
+    return None if study.target is None else Target(plain(study.target_metric), study.target)
 
 
 def measures(study: Study) -> Mapping[str, Measure]:
@@ -261,18 +279,17 @@ def measures(study: Study) -> Mapping[str, Measure]:
 def named(name: str, study: Study) -> Measure:
     """Raises InvalidStudy. `metrics.NAME` and `federated.NAME` are whatever the task measures."""
     scope, _, metric = name.partition(".")
-    if metric and scope in ("metrics", "federated"):
-        words = metric_words(metric) + (" on clients' own examples" if scope == "federated" else "")
-        path = metric if scope == "metrics" else name
-        return Measure(name, words, "", 1, lambda repeat: last(repeat, path), digits=3)
+    path = plain(name)
+    if metric and scope in ("metrics", "federated") and path not in ("accuracy", "loss"):
+        return Measure(name, metric_words(path), "", better(path), lambda r: last(r, path), digits=3)
     known = measures(study)
-    if name not in known:
+    if path not in known:
         without = " (those to a target need `target`)" if name.endswith("_to_target") else ""
         raise InvalidStudy(
             f"{study.name}: outcomes: found {name!r}{without}; allowed: {', '.join(known)}, "
             "metrics.NAME, federated.NAME"
         )
-    return known[name]
+    return known[path]
 
 
 def _bytes(rounds: tuple[RoundFigures, ...]) -> float:

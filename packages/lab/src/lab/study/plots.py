@@ -77,7 +77,7 @@ def effect(summary: Summary, factor: Factor, note: str = "") -> Plot | None:
         names = ", ".join(measure.label for measure in outcomes)
         drawn = plotted(
             figure,
-            f"{summary.section.key}-{factor.name}",
+            f"{summary.section.key}-by-{factor.name}",  # no factor's name makes it that of another figure
             f"{names} over {factor.label or factor.name}",
             _read(summary, factor, outcomes),
             note,
@@ -96,7 +96,7 @@ def _read(summary: Summary, factor: Factor, outcomes: Sequence[Measure]) -> str:
     said = f"Dots: single runs{', thin lines those of one seed' * seeds}; bars: 95 % intervals"
     every = [row.of(measure) for row in summary.compared(factor) for measure in outcomes]
     if any(value.n and not value.whole for value in every):
-        said += "; hollow: the mean of those repeats alone that reached the target"
+        said += "; hollow: the mean of those repeats alone that got there"
     return said
 
 
@@ -130,7 +130,7 @@ def _levels(axes: Any, summary: Summary, factor: Factor, measure: Measure) -> in
     axes.set_xlabel(factor.label or factor.name)
     told = f"{measure.label}{', ' + measure.unit if measure.unit else ''}"
     axes.set_ylabel(told.replace(" (", "\n(") if len(told) > 24 else told)  # a panel is not higher
-    if measure.better < 0:
+    if measure.better <= 0:
         axes.set_ylim(bottom=0)
     return len(series)
 

@@ -70,12 +70,14 @@ class Row:
     def by_seed(self, measure: Measure) -> dict[int, float | None]:
         """None for a repeat that has no value, as where it did not reach the target.
 
-        Empty where a baseline's real seconds would stand among virtual ones, and for bytes that in one place
-        nobody need move.
+        Nor has one that failed learned anything: those that did not fail are the lucky ones. Empty where a
+        baseline's real seconds would stand among virtual ones, and for bytes that in one place nobody need
+        move.
         """
         if (measure.clocked and self.mixed) or (measure.moved and self.cell.kind == "centralized"):
             return {}
-        return {repeat.seed: measure.of(repeat) for repeat in self.finished}
+        failed = self.failed if measure.learned or measure.target else ()
+        return {repeat.seed: measure.of(repeat) for repeat in (*self.finished, *failed)}
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ class Summary:
     def outcomes(self) -> tuple[Measure, ...]:
         """Those that are compared: what runs that end at an accuracy have learned by then is not."""
         asked = (self._told(named(name, self.study)) for name in self.study.outcomes)
-        return tuple(m for m in asked if self.ends_at is None or (m.better <= 0 and m.name != "loss"))
+        return tuple(measure for measure in asked if self.ends_at is None or not measure.learned)
 
     @cached_property
     def columns(self) -> tuple[Measure, ...]:
@@ -204,8 +206,10 @@ class Summary:
             return None
         theirs = baseline.by_seed(measure)
         own = row.by_seed(measure)
-        pairs = [(value, theirs.get(seed)) for seed, value in own.items()]
-        return interval([100 * value / whole for value, whole in pairs if value is not None and whole])
+        pairs = [(value, theirs[seed]) for seed, value in own.items() if seed in theirs]
+        return interval(
+            [100 * value / whole if value is not None and whole else None for value, whole in pairs]
+        )
 
     def compared(self, factor: Factor) -> list[Row]:
         """Cells that show what this factor does: all of a grid, or those where the others rest."""
@@ -222,10 +226,17 @@ class Summary:
             if figure.value is None:
                 continue
             measure = named(figure.measure, self.study)
-            for row in self.baselines if figure.centralized else self.rows:
-                if all(row.cell.levels.get(name) == level_name(at) for name, at in figure.cells.items()):
-                    found.append(Comparison(figure, row, measure, row.of(measure)))
+            for row in self.beside(figure):
+                found.append(Comparison(figure, row, measure, row.of(measure)))
         return found
+
+    def beside(self, figure: Published) -> list[Row]:
+        """The rows that a published figure belongs to."""
+        return [
+            row
+            for row in (self.baselines if figure.centralized else self.rows)
+            if all(row.cell.levels.get(name) == level_name(at) for name, at in figure.cells.items())
+        ]
 
 
 def summary(section: Section, records: Mapping[str, CellRecord]) -> Summary:

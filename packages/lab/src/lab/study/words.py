@@ -31,9 +31,9 @@ def shown(measure: Measure, value: Interval) -> str:
     if value.low is None or value.high is None:
         return f"{told} (n = {value.n}, no interval)"
     low, high = (measure.shown(measure.possible(end), unit=False) for end in (value.low, value.high))
-    if value.alike:
+    if value.alike and not value.step:
         return f"{told} (the same in all {value.n} repeats)"
-    if low == high:
+    if len({*map(measure.shown, value.values)}) == 1 and not value.step:
         return f"{told} (to these digits the same in all {value.n} repeats)"
     return f"{told} (95 % interval {low} to {high}, n = {value.n})"
 
@@ -146,13 +146,17 @@ def _of_baseline(summary: Summary) -> str:
 
 def _of_fewer(summary: Summary) -> str:
     """Why some cells have no share of what their baseline reaches, where others have."""
-    if summary.learned is None:
+    if not any(measure.better > 0 for measure in summary.outcomes):
         return ""
     gaps = {r.name: summary.gap(r) for r in summary.rows if not (r.ends_early or summary.as_many(r))}
     told = [
         f"{abs(100 * gap):.0f} % {'more' if gap > 0 else 'fewer'} with {name}" for name, gap in gaps.items()
     ]
-    return f"No % of it where training saw other numbers of examples: up to {listed(told)}." if told else ""
+    return (
+        f"No % of training in one place where clients saw other numbers of examples: up to {listed(told)}."
+        if told
+        else ""
+    )
 
 
 def _of_ends(summary: Summary) -> str:

@@ -38,11 +38,13 @@ class Environment(BaseModel):
     cpu: str
     cores: int  # logical, that this process may use
     memory_bytes: int
-    git_commit: str | None  # of the folder lab was started in; nothing outside a repository
+    git_commit: str | None  # of the repository that this source is in; nothing where it is in none
     git_dirty: bool | None
 
 
 def here() -> Environment:
+    # Tracked there, and not just installed somewhere inside of a repository.
+    own = _git("ls-files", "--error-unmatch", Path(__file__).name) is not None
     return Environment(
         python=platform.python_version(),
         packages={name: found for name in PACKAGES if (found := _version(name))},
@@ -50,10 +52,8 @@ def here() -> Environment:
         cpu=_cpu(),
         cores=len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1,
         memory_bytes=psutil.virtual_memory().total,
-        git_commit=_git("rev-parse", "HEAD"),
-        git_dirty=None
-        if (changes := _git("status", "--porcelain", "--untracked-files=no")) is None
-        else bool(changes),
+        git_commit=_git("rev-parse", "HEAD") if own else None,
+        git_dirty=bool(_git("status", "--porcelain", "--untracked-files=no")) if own else None,
     )
 
 
@@ -74,8 +74,10 @@ def _cpu() -> str:
 
 
 def _git(*arguments: str) -> str | None:
+    """Of the repository that this source is in, wherever `lab` was started."""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=5, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

@@ -189,6 +189,11 @@ def _baselines(section: Section, found: list[Cell]) -> Iterator[Cell]:
             raise InvalidStudy(
                 f"{section.key}: centralized: found true, but nobody has all of pinned data; allowed: false"
             )
+        if cell.experiment.partition.kind == "fixed" and cell.experiment.partition.overlap:
+            raise InvalidStudy(
+                f"{section.key}: centralized: found true, but clients whose data overlap hold no known part "
+                "of them between them; allowed: false"
+            )
         baseline = centralized(cell.experiment)
         baselines.setdefault(baseline.digest, baseline)
         beside.setdefault(baseline.digest, []).append(cell)
@@ -212,9 +217,7 @@ def centralized(experiment: Experiment) -> Experiment:
     """
     partition: Tables = {"kind": "iid"}
     if experiment.partition.kind == "fixed":  # exactly the examples that the clients hold between them
-        overlap = experiment.partition.overlap
-        size = experiment.partition.size * (1 if overlap else experiment.clients.count)
-        partition = {"kind": "fixed", "size": size, "overlap": overlap}
+        partition = {"kind": "fixed", "size": experiment.partition.size * experiment.clients.count}
     every = max(round(experiment.evaluation.every * _share(experiment)), 1)
     body = {
         "name": experiment.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from difflib import get_close_matches
 from pathlib import Path
@@ -226,7 +227,11 @@ def report(
     from lab.study import page, pictures  # matplotlib and scipy: a second, for those alone who need it
 
     file, sections = load(study)
-    command = f"{FROM_THE_ROOT} study repeat {study} {{cell}} --seed {{seed}}"
+    places = Place(Folders(tasks=tasks_dir, datasets=datasets_dir)).working if to is None else ""
+    if to is None and out_dir != OUT:
+        places = f" --out {shlex.quote(str(out_dir))}{places}"  # beside the results: who reads it has them
+    quoted = _literal(f"{FROM_THE_ROOT} study repeat {shlex.quote(str(study))}")
+    command = f"{quoted} {{cell}} --seed {{seed}}{_literal(places)}"
     for problem in pictures.make(out_dir, sections, Folders(out_dir / ".lab", tasks_dir, datasets_dir)):
         out.print(f"predictions are not drawn: {problem}", soft_wrap=True, markup=False)
     made = page.gather(file, sections, out_dir, command, tasks_dir)
@@ -235,3 +240,8 @@ def report(
     page.write_tables(sections, out_dir, folder, tasks_dir)
     out.print(f"report  {written}", soft_wrap=True)
     return Exit.DONE
+
+
+def _literal(text: str) -> str:
+    """As it stands in a template of `str.format`."""
+    return text.replace("{", "{{").replace("}", "}}")

@@ -75,7 +75,8 @@ def date(at: float) -> str:
 
 
 def _repeats(found: Summary) -> str:
-    """How many the cells have that have been run at all: 3, or 1 to 3."""
-    rows = [row for row in (*found.rows, *found.baselines) if row.record is not None]
-    counts = sorted({len(row.finished) + len(row.failed) for row in rows})
+    """How many of those asked for the cells have that have been run at all: 3, or 1 to 3."""
+    asked = {found.study.seed(number) for number in range(found.study.repeats)}
+    kept = [row.record for row in (*found.rows, *found.baselines) if row.record is not None]
+    counts = sorted({len(asked & record.seeds()) for record in kept})
     return "" if not counts else f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"

@@ -2,7 +2,7 @@
 
     OUT/report.html     to open, print and send; no outside asset
     OUT/report.md       the same for a repository; figures/*.png and .svg beside it
-    OUT/cells.csv       one line a cell and measure: mean, interval, n
+    OUT/cells.csv       one line a cell and measure, its tasks' metrics too: mean, interval, n
     OUT/effects.csv     one line a level against its factor's first: difference, interval, p, n
     OUT/repeats.csv     one line a repeat, raw
 
@@ -119,7 +119,7 @@ def write_tables(sections: Sequence[Section], out: Path, folder: Path, tasks: Pa
 def _check_together(section: Section, records: Mapping[str, CellRecord]) -> None:
     for record in records.values():
         first = next(iter(records.values()))
-        if record.versions.study != section.digest:
+        if record.section.digest != section.digest:
             raise NotPossible(
                 f"{section.key}: the study file was changed since cell {record.cell} was run: restore it, or "
                 "run it anew with --fresh"
@@ -155,7 +155,7 @@ def _part(found: Summary, command: str, out: Path, tasks: Path) -> Part:
     by_factor = [clocks.table(found), *by_factor]
     tables = [*(table for table in by_factor if table is not None), (title, grids.of_cells(found))]
     rows = [*found.rows, *found.baselines]
-    first = {row.cell.id: found.study.seed(0) for row in rows}
+    first = found.study.seed(0)
     return Part(
         key=found.section.key,
         study=found.study,
@@ -165,7 +165,7 @@ def _part(found: Summary, command: str, out: Path, tasks: Path) -> Part:
         plots=[plot for plot in drawn if plot is not None],
         tables=tables,
         commands=[
-            (row.cell.id, command.format(cell=f"{found.section.key}/{row.cell.id}", seed=first[row.cell.id]))
+            (row.cell.id, command.format(cell=f"{found.section.key}/{row.cell.id}", seed=first))
             for row in rows
         ],
         windows=[

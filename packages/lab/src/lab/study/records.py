@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from roundtable.errors import InvalidInput, InvalidSetting, NotPossible, StorageFull
 from roundtable.experiment import Experiment
 from roundtable.messages import RoundRecord
@@ -33,7 +33,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class RoundFigures(BaseModel):
@@ -65,7 +65,7 @@ class RoundFigures(BaseModel):
 
     @property
     def cut(self) -> int:
-        """Clients whose updates did not go in: late, or dropped on the way. What was `lost` was asked anew."""
+        """Clients whose updates did not go in: late, or dropped on the way. The `lost` were asked again."""
         return self.late + self.dropped
 
 
@@ -88,6 +88,12 @@ class Repeat(Value):
     joules: float | None = None  # of the machine's processors, or of a board; nothing where neither is told
     grafana: str | None = None  # the window of this repeat
 
+    @model_validator(mode="after")
+    def _fits(self) -> Repeat:
+        if self.state == "finished" and not self.rounds:
+            raise ValueError("rounds: found none of a repeat that finished")
+        return self
+
 
 class CellRecord(Value):
     schema_version: Literal[1] = 1
@@ -102,6 +108,11 @@ class CellRecord(Value):
     aggregator_environment: dict[str, str] = {}
     where: str  # native, or the lab's address
     repeats: tuple[Repeat, ...] = ()
+
+    @property
+    def made_of(self) -> Versions:
+        """What it depends on, as it is told now: what counts as words only may have become more."""
+        return self.versions.model_copy(update={"study": self.section.digest})
 
     def seeds(self) -> frozenset[int]:
         return frozenset(repeat.seed for repeat in self.repeats)
@@ -179,7 +190,7 @@ def check_same(
     for record in records:
         found = ("the study file was changed", "restore it")
         if record.cell in versions:
-            differs = versions[record.cell].differs(record.versions)
+            differs = versions[record.cell].differs(record.made_of)
             if differs is None and record.where == where:
                 continue
             found = differs or (f"they were run elsewhere ({record.where})", "run it there")
@@ -245,7 +256,7 @@ def other_code(repeats: Iterable[Repeat]) -> str:
 def why_other(record: CellRecord, kept: Repeat, now: Versions, again: Repeat, processor: str) -> str:
     """What is known to differ between a recorded repeat and the same one run again here, which ended with
     other weights. `record`: the one of `kept`."""
-    reasons = [what for what, _ in now.differences(record.versions)]
+    reasons = [what for what, _ in now.differences(record.made_of)]
     if kept.data_hash and again.data_hash and kept.data_hash != again.data_hash:
         reasons.append(f"the data are others (content {again.data_hash[:9]}, was {kept.data_hash[:9]})")
     if record.environment.cpu != processor:
@@ -284,4 +295,7 @@ def _read(path: Path) -> CellRecord:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "whole file"
-        raise InvalidInput(f"{path}: is not a cell of this version ({where}: {first['msg']})") from None
+        raise InvalidInput(
+            f"{path}: is not a cell of this version ({where}: {first['msg']}): move it away and run its "
+            "study again, or give --fresh to set all cells aside"
+        ) from None

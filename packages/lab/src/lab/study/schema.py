@@ -175,10 +175,13 @@ class Section(Table):
     def digest(self) -> Digest:
         """Of what is run; words, published figures and how much time there is may change with no harm."""
         told = {"title", "question", "text", "published", "outcomes", "target", "target_metric", "axis"}
-        told |= {"repeats", "least_repeats", "budget_minutes", "typical_rounds", "time_limit"}
+        told |= {"repeats", "seeds", "least_repeats", "budget_minutes", "typical_rounds", "time_limit"}
         body = self.study.model_dump(mode="json", exclude=told)
         for factor in body["factors"]:
             factor.pop("label"), factor.pop("scale"), factor.pop("choice")
+            for level in factor["levels"]:
+                if isinstance(level, dict):
+                    level.pop("typical_rounds")
         return blake3(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

@@ -16,7 +16,7 @@ from worker.board import UPDATES_IN_MEMORY, Board, Held, Parcel
 
 from tests.worker.scripted import WAIT, order
 
-UPDATE = Encoded((b"",), 0, b"", 0)
+UPDATE = Encoded((b"",), 0, b"")
 RESULT = OrderResult(status="done")
 
 

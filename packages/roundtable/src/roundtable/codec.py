@@ -90,7 +90,6 @@ class Encoded:
     buffers: tuple[memoryview | bytes, ...]
     nbytes: int
     lines: bytes  # that the content hash begins with
-    overflowed: int  # float16: arrays sent as float32 instead
 
     @cached_property
     def digest(self) -> Digest:
@@ -132,12 +131,7 @@ def encode(groups: Groups, metadata: Mapping[str, str] = {}, wire: Wire = "float
         tensors = [(name, code, spec.shape) for (name, _, spec), code in zip(form.asked, codes, strict=True)]
         header = pack_header(tensors, metadata)
     data = [_bytes_of(array) for array in sent]
-    return Encoded(
-        (header, *data),
-        len(header) + sum(map(len, data)),
-        form.lines_of(codes),
-        codes.count("F32") if wire == "float16" else 0,
-    )
+    return Encoded((header, *data), len(header) + sum(map(len, data)), form.lines_of(codes))
 
 
 def as_decoded(weights: Weights, wire: Wire) -> Weights:

@@ -137,6 +137,35 @@ async def test_every_round_leaves_its_record(open_lab, make_experiment):
     assert detail["environment"]["python"]
 
 
+@pytest.mark.parametrize("restart", [False, True])
+async def test_a_round_that_is_tried_again_lasts_from_its_first_order(
+    open_lab, make_experiment, clock, restart
+):
+    body = make_experiment(rounds={"count": 1, "deadline": 60.0, "retries": 3}, evaluation={"shards": 1})
+    async with open_lab(clock, lost_after=1e6) as lab:
+        worker = await lab.joined()
+        run = (await lab.create(body))["id"]
+        for kind in ("initialize", "evaluate"):
+            await worker.poll()
+            for order in [order for order in worker.holding.values() if order.kind == kind]:
+                await worker.carry_out(order)
+        began = (await lab.detail(run))["first_order"]
+        for _ in range(2):
+            clock.turn(61.0)
+            await lab.service.turns.submit(lambda: asyncio.sleep(0))  # after the turn that saw the deadline
+        if not restart:
+            clock.turn(5.0)
+            async with lab.working(worker):
+                record = (await lab.ended(run))["history"][-1]
+    if restart:
+        async with open_lab(clock, lost_after=1e6) as lab:
+            clock.turn(5.0)
+            async with lab.working(await lab.joined()):
+                record = (await lab.ended(run))["history"][-1]
+    assert (record["attempt"], record["started"], record["seconds"]) == (3, began, 127.0)
+    assert record["phases"]["clients"] == 127.0
+
+
 async def test_whoever_took_part_is_told_the_ledgers_head_at_the_end(open_lab, make_experiment):
     async with open_lab() as lab:
         workers = [await lab.joined(number) for number in (1, 2)]

@@ -125,7 +125,7 @@ def test_a_new_trial_discards_what_the_one_before_had(store: Store) -> None:
 
     store.begin_round("r", 1, 2, [0, 2], 2.0)
     begun = store.open_round("r")
-    assert begun is not None and (begun.trial, begun.cohort) == (2, (0, 2))
+    assert begun is not None and (begun.trial, begun.cohort, begun.started) == (2, (0, 2), 1.0)
     assert store.updates("r", 1, 1) == {}
 
 

@@ -41,7 +41,7 @@ class ActiveRun:
     head: Digest | None = None
     first_order: Seconds | None = None
     begun: tuple[int, int] = (-1, 0)  # round and trial under way, as recorded
-    started: Seconds = 0.0  # of that: wall clock, when its first orders were given
+    started: Seconds = 0.0  # of its first trial: wall clock, when its first orders were given
     bytes_down: int = 0  # since the last commit
     took_part: set[WorkerId] = field(default_factory=set)
     sent: dict[WorkerId, Digest] = field(default_factory=dict)  # the global message that each had last

@@ -242,7 +242,9 @@ class Conductor:
         begun = [(round_.round, round_.trial) for round_ in rounds]
         begun += [(0, 1) for give in gives if give.key.kind == "initialize"]
         if begun and begun[-1] != run.begun:
-            run.started, run.begun = now, begun[-1]
+            if begun[-1][0] != run.begun[0]:  # a deadline that was missed is time that its round took
+                run.started = now
+            run.begun = begun[-1]
             run.feed.run_changed()
         for give in gives:
             run.took_part.add(give.worker)

@@ -41,7 +41,7 @@ class OpenRound:
     round: int
     trial: int
     cohort: tuple[ClientId, ...]
-    started: Seconds
+    started: Seconds  # its first trial
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,10 @@ class Store:
 
     def open_round(self, run: RunId) -> OpenRound | None:
         row = self._db.one(
-            "SELECT * FROM rounds WHERE run = ? AND state = 'open' ORDER BY round DESC, trial DESC", run
+            "SELECT round, trial, cohort, (SELECT min(started) FROM rounds AS any_trial"
+            " WHERE any_trial.run = rounds.run AND any_trial.round = rounds.round) AS started"
+            " FROM rounds WHERE run = ? AND state = 'open' ORDER BY round DESC, trial DESC",
+            run,
         )
         if row is None:
             return None

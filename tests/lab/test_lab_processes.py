@@ -262,6 +262,9 @@ def test_ctrl_c_leaves_nothing_even_of_frozen_workers_and_resume_ends_with_the_s
     done = lab("resume", "latest", "--workers", "1", "--runs-dir", runs, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["final"]["weights_hash"] == finished.weights_hash
+    logs = runs / "latest" / "logs"  # of these processes alone, though worker-2 had one, and worker-1 another
+    assert {path.name for path in logs.iterdir()} == {"aggregator.log", "worker-1.log"}
+    assert (logs / "worker-1.log").read_text().count('"event": "joined"') == 1
 
 
 @pytest.mark.parametrize("after", ["starting the aggregator", "TensorFlow is being imported"])

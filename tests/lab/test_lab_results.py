@@ -85,11 +85,27 @@ def test_nothing_half_written_when_the_report_fails(result: Result, tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("cut", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_what_was_there_stays_where_writing_again_is_cut_off(
+    result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: BaseException
+) -> None:
+    folder = results.write(tmp_path, result, no_page)
+    real = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if target == folder and not self.name.endswith(".old"):
+            raise cut
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises((KeyboardInterrupt, InvalidSetting)):
+        results.write(tmp_path, result.model_copy(update={"name": "another"}), no_page)
+    assert results.read(folder) == result
+    assert {path.name for path in tmp_path.iterdir()} == {result.run, "latest"}
+
+
 def test_writing_again_keeps_the_logs(result: Result, tmp_path: Path) -> None:
-    logs = tmp_path / "logs"
-    logs.mkdir()
-    (logs / "worker-1.log").write_text("hello\n")
-    results.write(tmp_path / "runs", result, no_page, logs)
+    results.write(tmp_path / "runs", result, no_page, {"worker-1.log": b"hello\n"})
     folder = results.write(tmp_path / "runs", result, no_page)
     assert (folder / "logs" / "worker-1.log").read_text() == "hello\n"
 

@@ -37,13 +37,16 @@ class Child:
     @property
     def last_words(self) -> str:
         """The last line it logged, as a sentence where it is a JSON object; empty when it said nothing."""
+        said = self.logged()[-65_536:].decode(errors="replace")
+        lines = [line for line in said.splitlines() if line.strip()]
+        return _sentence(lines[-1]) if lines else ""
+
+    def logged(self) -> bytes:
+        """All that it has written."""
         with suppress(OSError), self.log.open("rb") as file:
             file.seek(self.logged_before)
-            lines = [
-                line for line in file.read()[-65_536:].decode(errors="replace").splitlines() if line.strip()
-            ]
-            return _sentence(lines[-1]) if lines else ""
-        return ""
+            return file.read()
+        return b""
 
 
 def python(module: str) -> list[str]:

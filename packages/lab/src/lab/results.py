@@ -16,7 +16,7 @@ import csv
 import io
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -181,12 +181,13 @@ def write(
     runs: Path,
     result: Result,
     report: Callable[[Result], str],
-    logs: Path | None = None,
+    logs: Mapping[str, bytes] | None = None,
     predictions: bytes | None = None,
     options: str = "",
 ) -> Path:
     """The run's folder, complete or not at all; `runs/latest` points to it when the run has finished.
 
+    `logs`: by file name what processes said; without, those that are there stay.
     `options`: of a suggested `lab report`.
     """
     folder = runs / result.run
@@ -200,11 +201,13 @@ def write(
         (draft / "report.html").write_text(report(result), encoding="utf-8")
         if predictions is not None:
             (draft / PREDICTIONS).write_bytes(predictions)
-        if logs is not None and logs.is_dir():
-            shutil.copytree(logs, draft / "logs")
+        if logs is None and (folder / "logs").is_dir():
+            shutil.copytree(folder / "logs", draft / "logs")
+        elif logs is not None:
+            (draft / "logs").mkdir()
+            for name, said in logs.items():
+                (draft / "logs" / name).write_bytes(said)
         if folder.exists():
-            if logs is None and (folder / "logs").is_dir():
-                shutil.copytree(folder / "logs", draft / "logs")
             folder.rename(aside)
         draft.rename(folder)
     except OSError as error:
@@ -212,6 +215,8 @@ def write(
             f"{folder}: cannot be written ({error.strerror}); `lab report {result.run}{options}` tries again"
         ) from None
     finally:
+        if aside.exists() and not folder.exists():  # cut off between the two renames
+            aside.rename(folder)
         shutil.rmtree(draft, ignore_errors=True)
         shutil.rmtree(aside, ignore_errors=True)
     if result.state == "finished":

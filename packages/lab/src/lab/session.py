@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +21,7 @@ from lab import data, machine, results
 from lab import report as page
 from lab.api import Api
 from lab.called import FROM_THE_ROOT
+from lab.children import Child
 from lab.follow import follow
 from lab.live import Show
 from lab.native import Native, Node, attached, native, plain_nodes
@@ -50,6 +51,7 @@ class Session:
     nodes: tuple[Node, ...] = ()  # workers to start; none where the lab is elsewhere
     run: RunId | None = None  # known once submitted
     startup: dict[str, Seconds] = field(default_factory=dict)
+    children: tuple[Child, ...] = ()  # the processes that carried the run out
     present: tuple[WorkerView, ...] = ()
     ended: bool = False
     spread: Spread | None = None  # where it is known here
@@ -138,6 +140,7 @@ class Session:
         if lab is not None:
             self._set_aside_others(api, run)
             lab.start_workers(self.nodes)
+            self.children = (lab.aggregator, *lab.workers)
         else:
             self.show.say(f"watch it at {api.url}/")
         detail = follow(api, run, progress, self.show, lab, self.options)
@@ -191,7 +194,8 @@ class Session:
         startup = Startup(**{name: self.startup.get(name) for name in Startup.model_fields})
         replay_of = original.id if original else None
         result = _result(self.place, detail, self.present, self.spread, startup, self.nodes, replay_of)
-        logs = self.place.folders.logs if self.place.url is None else None
+        # Their logs go on from run to run: of this one is what they said while they were carrying it out.
+        logs = {child.log.name: child.logged() for child in self.children} if self.children else None
         folder = _write(self.place, result, self.weights, self.show.say, logs)
         differs, verdict = compare(original, detail) if original else (False, "")
         return Outcome(detail, folder, result, differs, verdict)
@@ -225,7 +229,7 @@ def _write(
     result: Result,
     weights: Weights | None,
     say: Callable[[str], None] = lambda _line: None,
-    logs: Path | None = None,
+    logs: Mapping[str, bytes] | None = None,
 ) -> Path:
     """The results folder; with `weights`, what they make of test examples is drawn, or it is said why not."""
     drawn = None

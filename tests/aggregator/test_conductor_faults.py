@@ -481,6 +481,19 @@ async def test_a_store_that_is_damaged_fails_the_run_though_it_cannot_say_so_and
         assert (await finish(lab, run, worker))["state"] == "finished"
 
 
+async def test_a_run_that_meets_damage_with_its_first_order_fails_and_the_next_begins(
+    open_lab, make_experiment
+):
+    async with open_lab() as lab:
+        await lab.joined()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(lab.service.runs.store, "issue", broken)
+            run = await lab.create(make_experiment())
+            detail = await lab.ended(run["id"])
+            assert (detail["state"], detail["reason"]) == ("failed", "lab.sqlite is damaged")
+        assert (await lab.create(make_experiment(seed=2)))["state"] == "initializing"
+
+
 def broken(*_arguments, **_options):
     raise CorruptStore("lab.sqlite is damaged")
 

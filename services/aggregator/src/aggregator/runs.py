@@ -294,6 +294,8 @@ class Runs:
                 try:
                     await self._start(row.id)
                 except (CorruptStore, OSError) as error:
+                    if self.active is not None:  # it has begun, and fails by itself
+                        return
                     trouble("a run cannot go on", run=row.id, detail=str(error))
                     await self._record_end(row.id, "failed", str(error))
             except StorageFull as error:

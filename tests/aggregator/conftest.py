@@ -237,14 +237,15 @@ class NumpyWorker:
             start, order.client, steps=training.epochs, rate=training.learning_rate, control=control
         )
         if controls:
-            pairs = [
+            finished = [
                 plan.experiment.strategy.objective.finish(
                     s, e, training.epochs, training.learning_rate, c, own
                 )
                 for s, e, c, own in zip(start, end, broadcast, state.arrays, strict=False)
             ]
-            sent["state"] = Weights.of(manifest.trainable, [after for after, _ in pairs])
-            sent["broadcast"] = Weights.of(manifest.trainable, [change for _, change in pairs])
+            changes = [new - own for new, own in zip(finished, state.arrays, strict=True)]
+            sent["state"] = Weights.of(manifest.trainable, finished)
+            sent["broadcast"] = Weights.of(manifest.trainable, changes)
         sent["update"] = Weights.of(manifest, [e - s for e, s in zip(end, start, strict=True)])
         self.trained.append((order.round, order.client))
         return joined(codec.encode(sent, {"account": account.model_dump_json()}, wire))

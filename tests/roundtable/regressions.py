@@ -67,10 +67,11 @@ def federate(
             updates.append(local - weights)
             shares.append(strategy.share(training, len(targets), local_steps[client], None))
             if strategy.objective.controls:
-                states[client], change = strategy.objective.finish(
-                    weights, local, local_steps[client], rate, broadcast, states[client]
+                before = states[client]
+                states[client] = strategy.objective.finish(
+                    weights, local, local_steps[client], rate, broadcast, before
                 )
-                changes.append(change)
+                changes.append(states[client] - before)
         update = strategy.aggregation.combine(updates, strategy.aggregation.coefficients(shares))
         slots, weights = strategy.server.apply(slots, weights, update, number)
         if strategy.objective.controls:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from roundtable.codec import as_decoded
 from roundtable.errors import InvalidTask, NotAsked, NotFinite
 from roundtable.experiment import parse
 from roundtable.messages import Plan
@@ -173,10 +174,14 @@ def test_control_variates_correct_each_step_and_come_back_renewed() -> None:
 
 
 def test_a_first_round_of_control_variates_starts_from_zero() -> None:
-    plain, controlled = trainer(), trainer(strategy={"objective": {"name": "control-variates"}})
+    plain = trainer()
+    controlled = trainer(strategy={"objective": {"name": "control-variates"}}, wire="float16")
     weights, _ = plain.initialize()
     one, other = (t.train(2, 1, weights, None, None, never) for t in (plain, controlled))
     assert equal(one.update, other.update)
+    # and the change is that of the state as it is understood, so that their sum stays what the clients have
+    assert other.state is not None and other.broadcast is not None
+    assert equal(other.state, as_decoded(other.state, "float16")) and equal(other.broadcast, other.state)
 
 
 def test_one_trace_serves_every_client_size_and_round() -> None:
@@ -320,6 +325,7 @@ import json, sys
 from pathlib import Path
 from roundtable.codec import content_hash
 from roundtable.errors import InvalidSetting
+from roundtable.codec import as_decoded
 from roundtable.experiment import parse
 from roundtable.messages import Plan
 from roundtable.weights import Weights

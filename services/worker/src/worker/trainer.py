@@ -15,6 +15,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
+from roundtable.codec import as_decoded
 from roundtable.errors import InvalidData, InvalidTask, NotFinite
 from roundtable.messages import Evaluated, Initialized, Plan
 from roundtable.tasks import find
@@ -221,16 +222,19 @@ class Trainer:
     def _finish(
         self, weights: Weights, local: Local, broadcast: list[Float32], state: list[Float32]
     ) -> tuple[Weights | None, Weights | None]:
-        """(change of the broadcast, new client state), as the objective defines them."""
+        """(change of the client's state, the new one), of what the aggregator will understand of it: else the
+        sum of all changes, the broadcast, would drift away from the states.
+        """
         objective = self._experiment.strategy.objective
         if not objective.controls:
             return None, None
         starts, ends = self._model.split(weights.arrays)[0], self._model.split(local.ends)[0]
         steps, rate = max(local.num_steps, 1), self._experiment.training.learning_rate
-        pairs = [
-            objective.finish(start, end, steps, rate, sent, kept)
+        finished = [
+            np.asarray(objective.finish(start, end, steps, rate, sent, kept), np.float32)
             for start, end, sent, kept in zip(starts, ends, broadcast, state, strict=True)
         ]
         trainable = self._manifest.trainable
-        after = Weights.of(trainable, [np.asarray(new, np.float32) for new, _ in pairs])
-        return Weights.of(trainable, [np.asarray(change, np.float32) for _, change in pairs]), after
+        after = as_decoded(Weights.of(trainable, finished), self._experiment.wire)
+        changes = [new - kept for new, kept in zip(after.arrays, state, strict=True)]
+        return Weights.of(trainable, changes), after

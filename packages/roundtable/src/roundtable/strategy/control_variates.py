@@ -44,10 +44,10 @@ class ControlVariates(Plain):
         learning_rate: float,
         broadcast: Float32,
         state: Float32,
-    ) -> tuple[Float32, Float32]:
-        """Option II (line 12): cᵢ⁺ = cᵢ − c + (x − y)/(K·η); the change sent is cᵢ⁺ − cᵢ."""
-        after = state - broadcast + (start - end) / np.float32(num_steps * learning_rate)
-        return after, after - state
+    ) -> Float32:
+        """Option II (line 12): cᵢ⁺ = cᵢ − c + (x − y)/(K·η)."""
+        after: Float32 = state - broadcast + (start - end) / np.float32(num_steps * learning_rate)
+        return after
 
     def advance(self, broadcast: Float64, mean_change: Float64, cohort: int, clients: int) -> Float64:
         """c ← c + |S|/N · mean(Δcᵢ) (line 17)."""

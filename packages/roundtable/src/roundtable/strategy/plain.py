@@ -39,10 +39,10 @@ class Plain(Part):
         learning_rate: float,
         broadcast: Float32,
         state: Float32,
-    ) -> tuple[Float32, Float32]:
-        """After the last local step, for one trainable array: (new client state, change of the broadcast)."""
+    ) -> Float32:
+        """The client's state after its last local step, for one trainable array."""
         raise NotImplementedError(f"{self.name} keeps no state")
 
     def advance(self, broadcast: Float64, mean_change: Float64, cohort: int, clients: int) -> Float64:
-        """On the aggregator, by blocks: the next broadcast from the uniform mean of the clients' changes."""
+        """On the aggregator, by blocks: the next broadcast from the uniform mean of the states' changes."""
         raise NotImplementedError(f"{self.name} has no broadcast")

@@ -10,10 +10,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from lab import verification
+from lab import stdout, verification
 from lab.commands import run_app
 from lab.exits import Exit, exit_of
+from lab.live import Plain
 from lab.native import Folders
+from lab.place import Place
+from lab.running import _conduct
+from lab.session import Outcome, Session
+from lab.stdout import Stdout
+from rich.console import Console
 from roundtable.errors import (
     CorruptStore,
     InvalidExperiment,
@@ -254,6 +260,39 @@ def test_what_the_terminal_has_no_letters_for_is_no_traceback(good: Path) -> Non
     )
     assert (done.returncode, done.stderr) == (0, b"")
     assert b" ? 4 clients" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("where", "code", "told"),
+    [(">/dev/full", 1, "lab: output cannot be written: No space left on device\n"), (">&-", 0, "")],
+)
+def test_output_that_cannot_be_written_is_no_traceback(good: Path, where: str, code: int, told: str) -> None:
+    script = "from lab.cli import main; main()"
+    command = ["sh", "-c", f'exec "$@" {where}', "sh", sys.executable, "-c", script, "check", str(good)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (code, told)
+
+
+def test_a_reader_that_leaves_changes_nothing_but_for_what_only_works_to_be_read(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    pipe = Stdout(os.fdopen(writer, "wb"), "utf-8", line_buffering=True)
+    monkeypatch.setattr(sys, "stdout", pipe)
+    print("a line")
+    assert isinstance(pipe.fault, BrokenPipeError) and stdout.fault() is None
+    plain = Plain(Console())
+    with pytest.raises(KeyboardInterrupt):
+        plain.say("round 1")
+    session = Session(Place(Folders()), plain, 0.0, run="r1")
+
+    def followed() -> Outcome:
+        plain.say("round 2")
+        raise AssertionError("nobody reads it")
+
+    assert _conduct(session, followed, False) == Exit.INTERRUPTED
+    assert "lab resume r1" in capsys.readouterr().err
 
 
 def test_partition_counts_every_example_once_and_draws(

@@ -282,6 +282,21 @@ def test_ctrl_c_while_starting_leaves_nothing(finished: Finished, tmp_path: Path
 
 
 @pytest.mark.slow
+def test_a_run_whose_reader_leaves_stops_and_says_how_to_go_on(finished: Finished, tmp_path: Path) -> None:
+    command = [*LAB, "run", finished.experiment, "--runs-dir", tmp_path / "runs"]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(list(map(str, command)), stdout=pipe, stderr=pipe, text=True, env=ENVIRONMENT)
+    assert process.stdout is not None and process.stderr is not None
+    while "watch it at" not in process.stdout.readline():
+        pass
+    process.stdout.close()
+    said = process.stderr.read()
+    assert process.wait(PATIENCE) == 130
+    assert "lab resume" in said and "Traceback" not in said
+    assert children_of(tmp_path / "runs") == []
+
+
+@pytest.mark.slow
 def test_children_go_when_lab_is_killed(finished: Finished, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     running = begin("run", finished.experiment, "--workers", "1", "--runs-dir", runs)

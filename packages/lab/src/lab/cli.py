@@ -5,7 +5,6 @@ The commands are put together in commands.py, where each mistake of a user's bec
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 from contextlib import suppress
@@ -15,8 +14,9 @@ from typing import NoReturn
 def main() -> NoReturn:
     """Run `lab` and exit with its code."""
     try:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="replace")  # "?" for what its encoding has no letter for
+        from lab import stdout
+
+        stdout.install()
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # wherever TensorFlow comes to be imported
         from lab import fonts, signals
 
@@ -25,6 +25,10 @@ def main() -> NoReturn:
         from lab.commands import run_app
 
         code = run_app(sys.argv[1:])
+        sys.stdout.flush()
+        if fault := stdout.fault():
+            print(f"lab: output cannot be written: {fault.strerror}", file=sys.stderr)
+            code = 1
     except KeyboardInterrupt:
         code = 130
     # Everything is put away; taking the interpreter apart module by module would only keep the user waiting.

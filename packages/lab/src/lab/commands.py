@@ -44,8 +44,6 @@ def run_app(arguments: Sequence[str]) -> int:
         return int(code) if isinstance(code, int) else Exit.DONE
     except RoundtableError as error:
         return _refuse(str(error), exit_of(error))
-    except BrokenPipeError:  # `lab runs | head`
-        return Exit.DONE
     except Exception as error:
         words = getattr(error, "format_message", None)  # a mistake in the command line, in typer's words
         if words is None:

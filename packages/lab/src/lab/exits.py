@@ -1,10 +1,10 @@
 """Exit codes, and which error ends with which.
 
 0    done
-1    the run, its verification or its replay failed
+1    the run, its verification or its replay failed; or what was to be said cannot be written
 2    something that was given is wrong: an option, an experiment, a file, a token, a run's id
 3    no aggregator answers, or it stopped answering
-130  interrupted
+130  interrupted, by Ctrl-C or because nobody reads any more what is said of a run
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from roundtable.experiment import Experiment
 from roundtable.messages import RoundRecord, RunView, WorkerView
 from roundtable.types import ClientId
 
+from lab import stdout
 from lab.called import as_called
 from lab.progress import Progress
 
@@ -74,6 +75,8 @@ class Plain:
         self._console.print(
             ("! " if warn else "") + as_called(line), markup=False, highlight=False, soft_wrap=True
         )
+        if stdout.lost():
+            raise KeyboardInterrupt  # nobody looks any more, as where a terminal is closed
 
     def end(self) -> None: ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,7 @@ from rich.text import Text
 from roundtable import experiment as experiments
 from roundtable.messages import CreateRun
 
+from lab import stdout
 from lab.api import checked_url
 from lab.called import as_called, command
 from lab.exits import Exit
@@ -131,7 +133,10 @@ def _conduct(session: Session, action: Callable[[], Outcome], as_json: bool) -> 
     except KeyboardInterrupt:
         session.show.end()
         for line in _interrupted(session):
-            out.print(line, soft_wrap=True)
+            if stdout.lost():
+                print(line, file=sys.stderr)
+            else:
+                out.print(line, soft_wrap=True)
         return Exit.INTERRUPTED
     finally:
         session.show.end()

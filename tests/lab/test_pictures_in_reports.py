@@ -199,7 +199,36 @@ class TestStudy:
         path.write_bytes(_file(TestDrawing().weights(clouds(filters=3))))
         (problem,) = pictures.make(tmp_path / "out", [part], folders)
         assert problem.startswith("tiny/clients-2: task clouds now makes another model")
-        assert pictures.of(summary(part, found), tmp_path / "out", ROOT / "tasks") == []
+        said = "Predictions are not shown, for the weights were not kept here: clients 2."
+        assert pictures.of(summary(part, found), tmp_path / "out", ROOT / "tasks") == ([], said)
+        report_ = page.gather(part.study, [part], tmp_path / "out", "{cell}{seed}", ROOT / "tasks")
+        assert report_.parts[0].words[-1] == said
+
+    def test_predictions_are_of_the_weights_recorded_and_not_of_a_run_that_was_set_aside(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        part, found = _studied(tmp_path, 1)
+        out, folders = tmp_path / "out", Folders(tmp_path / "out/.lab", ROOT / "tasks", ROOT / "datasets")
+        (record,) = found.values()
+        made = iter(range(9))
+
+        def predicted(*_arguments: object) -> dict[str, Any]:
+            return {"image": np.zeros(1), "prediction": np.full(1, next(made))}
+
+        monkeypatch.setattr(pictures, "predicted", predicted)
+        monkeypatch.setattr(pictures, "read_weights", bytes)
+        monkeypatch.setattr(pictures, "figure", lambda rows, *_: rows["clients 2"].item())
+        monkeypatch.setattr(pictures, "plotted", lambda drawn, *_: drawn)
+        for weights, drawn in (("e", 0), ("f", 1), ("f", 1), ("e", 0)):
+            own = tuple(r.model_copy(update={"weights_hash": weights * 64}) for r in record.repeats)
+            again = record.model_copy(update={"repeats": own})
+            Store(out / "tiny").write(again)
+            path = weights_of(folders, own[0])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"")
+            assert list(pictures.make(out, [part], folders)) == []
+            seen: object = pictures.of(summary(part, {again.cell: again}), out, ROOT / "tasks")
+            assert seen == ([drawn], "")
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -149,7 +149,8 @@ def _part(found: Summary, command: str, out: Path, tasks: Path) -> Part:
     synthetic = _SYNTHETIC if any("SYNTHETIC" in line for line in described) else ""
     note = synthetic.rstrip(".")
     drawn = [curves.learning(found, note), *(plots.effect(found, factor, note) for factor in found.factors)]
-    drawn += pictures.of(found, out, tasks, note)
+    seen, unseen = pictures.of(found, out, tasks, note)
+    drawn += seen
     title = f"Every cell: mean ± half the 95 % interval (n); times are of the {found.clock}"
     by_factor = [grids.of_factor(found, own) for factor in found.factors for own in strata(found, factor)]
     by_factor = [clocks.table(found), *by_factor]
@@ -161,7 +162,7 @@ def _part(found: Summary, command: str, out: Path, tasks: Path) -> Part:
         study=found.study,
         data=described,
         synthetic=synthetic,
-        words=words.of_section(found),
+        words=[*words.of_section(found), *filter(None, [unseen])],
         plots=[plot for plot in drawn if plot is not None],
         tables=tables,
         commands=[

@@ -44,8 +44,10 @@ def make(out: Path, sections: Sequence[Section], folders: Folders) -> Iterator[s
     loaded: dict[str, Data] = {}  # by what a task is made of
     for section in sections:
         for record in Store(out / section.key).all().values():
-            repeat, place = _first(record), _place(out, section.key, record.cell)
-            if repeat is None or place.exists() or not data.draws(record.experiment, folders.tasks):
+            repeat = _first(record)
+            if repeat is None or not data.draws(record.experiment, folders.tasks):
+                continue
+            if (place := _place(out, section.key, record.cell, repeat)).exists():
                 continue
             try:
                 weights = weights_of(folders, repeat).read_bytes()
@@ -55,26 +57,32 @@ def make(out: Path, sections: Sequence[Section], folders: Folders) -> Iterator[s
                     loaded[own] = data.task_of(experiment, folders.tasks).task.load(folders.datasets)
                 _write(place, predicted(experiment, folders, read_weights(weights), loaded[own]))
             except OSError:
-                continue  # not kept: said in the report
+                continue  # not kept: `of` says so
             except RoundtableError as error:
                 yield f"{section.key}/{record.cell}: {error}"
 
 
-def of(found: Summary, out: Path, tasks: Path, note: str = "") -> list[Plot]:
+def of(found: Summary, out: Path, tasks: Path, note: str = "") -> tuple[list[Plot], str]:
     """The images, the masks, and a row of predictions for each cell: so many a figure as a page holds.
 
-    `note`: of the data, to stand in each.
+    And a sentence that names the cells whose predictions cannot be shown; empty where there is none. `note`:
+    of the data, to stand in each figure.
     """
     rows: dict[str, Array] = {}
     truth: dict[str, Array] = {}
     classes: tuple[str, ...] = ()
+    gone, others = [], []
     for row in (*found.rows, *found.baselines):
-        shown = _read(_place(out, found.section.key, row.cell.id))
-        if shown is None or row.record is None:
+        repeat = None if row.record is None else _first(row.record)
+        if repeat is None or not data.draws(row.cell.experiment, tasks):
+            continue
+        if (shown := _read(_place(out, found.section.key, row.cell.id, repeat))) is None:
+            gone.append(found.title(row))
             continue
         own = shown.pop(OF_PREDICTIONS)
         if truth and not _same(truth, shown):
-            continue  # another test set: it cannot stand below the same images
+            others.append(found.title(row))  # it cannot stand below the same images
+            continue
         truth, rows[found.title(row)] = shown, own
         with suppress(InvalidInput):
             classes = tuple(data.task_of(row.cell.experiment, tasks).task.classes)
@@ -87,7 +95,11 @@ def of(found: Summary, out: Path, tasks: Path, note: str = "") -> list[Plot]:
         name = f"{found.section.key}-predictions-{page}"
         labelled = {fill(row, ACROSS): own for row, own in own_rows.items()}
         drawn.append(plotted(figure({**truth, **labelled}, classes, ""), name, about, legend, note))
-    return drawn
+    said = [f"Predictions are not shown, for the weights were not kept here: {'; '.join(gone)}."] * bool(gone)
+    said += [f"Predictions are not shown, for their test images are others: {'; '.join(others)}."] * bool(
+        others
+    )
+    return drawn, " ".join(said)
 
 
 def _same(one: dict[str, Array], other: dict[str, Array]) -> bool:
@@ -99,8 +111,9 @@ def _first(record: CellRecord) -> Repeat | None:
     return min(finished, key=lambda repeat: repeat.seed, default=None)
 
 
-def _place(out: Path, key: str, cell: str) -> Path:
-    return out / key / "predictions" / f"{cell}.npz"
+def _place(out: Path, key: str, cell: str, repeat: Repeat) -> Path:
+    """Named by the weights too: those of another run, as of one set aside, are not shown for its own."""
+    return out / key / "predictions" / f"{cell}-{str(repeat.weights_hash)[:16]}.npz"
 
 
 def _write(place: Path, shown: dict[str, Array]) -> None:

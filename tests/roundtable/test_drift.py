@@ -7,16 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from roundtable.errors import InvalidExperiment, RunFailed
-from roundtable.experiment import parse
+from roundtable.experiment import Training, parse
 from roundtable.strategy import Strategy
 from roundtable.strategy.control_variates import ControlVariates
 from roundtable.strategy.means import UniformMean, WeightedMean
-from roundtable.strategy.normalized import NormalizedMean, worth
+from roundtable.strategy.normalized import NormalizedMean
 from roundtable.strategy.part import Share
 from roundtable.strategy.plain import Plain
 from roundtable.strategy.proximal import Proximal
 
 from tests.roundtable.regressions import RATE, clients_of, federate, optimum, slope
+
+worth = NormalizedMean().worth
 
 
 def walked(num_steps: int, momentum: float, pull: float) -> float:
@@ -56,6 +58,12 @@ class TestWorth:
 
     def test_a_number_of_steps_that_nobody_takes_costs_nothing(self) -> None:
         assert worth(2**52, 0.9, 0.0) == pytest.approx(2**52 * 10, rel=1e-6)
+
+    def test_a_mean_that_does_not_ask_for_it_is_not_given_what_overflows(self) -> None:
+        """A pull above 2, which FedNova refuses: it grows without bound."""
+        strategy = Strategy(objective=Proximal(mu=3.0))
+        with np.errstate(all="raise"):
+            assert strategy.share(Training(learning_rate=1.0), 100, 5000, None).worth == 1.0
 
 
 class TestFedNova:

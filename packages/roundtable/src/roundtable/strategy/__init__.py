@@ -20,7 +20,7 @@ from roundtable.strategy.adagrad import ServerAdagrad
 from roundtable.strategy.adam import ServerAdam
 from roundtable.strategy.control_variates import ControlVariates
 from roundtable.strategy.means import UniformMean, WeightedMean
-from roundtable.strategy.normalized import NormalizedMean, worth
+from roundtable.strategy.normalized import NormalizedMean
 from roundtable.strategy.part import Share
 from roundtable.strategy.plain import Plain
 from roundtable.strategy.proximal import Proximal
@@ -64,4 +64,5 @@ class Strategy(BaseModel):
     def share(self, training: Training, num_examples: int, num_steps: int, loss: float | None) -> Share:
         """What the aggregation is told of an update with this account."""
         pull = self.objective.pull * training.learning_rate
-        return Share(num_examples, num_steps, loss, worth(num_steps, training.momentum, pull))
+        worth = self.aggregation.worth(num_steps, training.momentum, pull)
+        return Share(num_examples, num_steps, loss, worth)

@@ -24,6 +24,12 @@ class WeightedMean(Part):
     def check(self, training: Training, objective: Plain) -> None:
         """Raises ValueError where this aggregation does not fit the local training."""
 
+    def worth(self, num_steps: int, momentum: float, pull: float) -> float:  # noqa: ARG002 (FedNova's)
+        """How many gradients' worth a client went, where that counts; `momentum` is that of its SGD, `pull`
+        η·mu of a proximal objective.
+        """
+        return 1.0
+
     def coefficients(self, shares: Sequence[Share]) -> Float64:
         """One coefficient an update, in client order: [updates]. Raises RunFailed where none can be had."""
         return self.averaging(shares)

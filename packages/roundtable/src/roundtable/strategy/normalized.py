@@ -46,6 +46,20 @@ class NormalizedMean(WeightedMean):
                 f"aggregation normalized-mean: mu below {1 / training.learning_rate:g}"
             )
 
+    def worth(self, num_steps: int, momentum: float, pull: float) -> float:
+        """‖a‖₁: after so many SGD steps on one constant gradient g, the client is η·‖a‖₁·g away.
+
+        A step is v ← ρ·v + 1 − pull·d, d ← d + v, from 0; a power of its matrix takes all of them at once.
+        For plain SGD it is `num_steps`; the paper's section 4 has closed forms:
+        [τ − ρ(1 − ρ^τ)/(1 − ρ)]/(1 − ρ) with momentum ρ alone, and [1 − (1 − α)^τ]/α with pull α alone.
+        """
+        if not momentum and not pull:
+            return float(num_steps)
+        step = np.array(
+            [[1 - pull, momentum, 1], [-pull, momentum, 1], [0, 0, 1]], np.float64
+        )  # of (d, v, 1)
+        return float(np.linalg.matrix_power(step, num_steps)[0, 2])
+
     def coefficients(self, shares: Sequence[Share]) -> Float64:
         part = self.averaging(shares)
         length = np.array([share.worth for share in shares], np.float64)
@@ -54,17 +68,3 @@ class NormalizedMean(WeightedMean):
                 "an update says that no local step was taken: a normalized mean needs one at least"
             )
         return np.asarray(part * (part @ length) / length, np.float64)
-
-
-def worth(num_steps: int, momentum: float, pull: float) -> float:
-    """‖a‖₁: after so many SGD steps on one constant gradient g, the client is η·‖a‖₁·g away.
-
-    `momentum` is that of the local SGD, `pull` η·mu of a proximal objective. A step is v ← ρ·v + 1 − pull·d,
-    d ← d + v, from 0; a power of its matrix takes all of them at once. For plain SGD it is `num_steps`; the
-    paper's section 4 has closed forms: [τ − ρ(1 − ρ^τ)/(1 − ρ)]/(1 − ρ) with momentum ρ alone, and
-    [1 − (1 − α)^τ]/α with pull α alone.
-    """
-    if not momentum and not pull:
-        return float(num_steps)
-    step = np.array([[1 - pull, momentum, 1], [-pull, momentum, 1], [0, 0, 1]], np.float64)  # of (d, v, 1)
-    return float(np.linalg.matrix_power(step, num_steps)[0, 2])

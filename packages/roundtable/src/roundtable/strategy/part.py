@@ -23,7 +23,7 @@ class Share:
     num_examples: int
     num_steps: int
     loss: float | None = None
-    worth: float = 1.0  # how many gradients' worth the client went (strategy.normalized)
+    worth: float = 1.0  # how many gradients' worth the client went (normalized mean)
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,25 @@ def test_the_picture_fits_the_width_and_says_what_goes_on(running: Progress, wid
         assert words in text
 
 
+@pytest.mark.parametrize("gone", ["left", "lost"])
+def test_workers_of_an_earlier_lab_are_not_taken_for_ours_that_start(
+    experiment: Experiment, workers: tuple[WorkerView, ...], gone: str
+) -> None:
+    progress = Progress(experiment, ("worker-1", "worker-2"))
+    earlier = tuple(worker.model_copy(update={"state": gone}) for worker in workers)
+    ours = workers[0].model_copy(update={"id": "w3"})
+    progress.observe(Event(seq=1, kind="workers", workers=earlier))
+    text = "\n".join(drawn(progress, 80))
+    assert (text.count("◌ starting"), gone in text) == (2, False)
+    progress.observe(Event(seq=2, kind="workers", workers=(ours, *earlier)))
+    text = "\n".join(drawn(progress, 80))
+    assert (text.count("○ waiting"), text.count("◌ starting"), gone in text) == (1, 1, False)
+    lost = ours.model_copy(update={"state": "lost", "seen_seconds_ago": 31.0})
+    progress.observe(Event(seq=3, kind="workers", workers=(lost, *earlier)))
+    text = "\n".join(drawn(progress, 80))
+    assert (text.count("▲ lost"), text.count("◌ starting")) == (1, 1)
+
+
 def test_before_anything_answers_it_says_what_it_waits_for(experiment: Experiment) -> None:
     progress = Progress(experiment, ("worker-1",))
     text = "\n".join(drawn(progress, 80))

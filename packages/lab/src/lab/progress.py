@@ -8,7 +8,7 @@ from statistics import median
 
 from roundtable.experiment import Experiment
 from roundtable.messages import ENDED, Event, RoundRecord, RunView, WorkerView
-from roundtable.types import Seconds
+from roundtable.types import Seconds, WorkerId
 
 _RECENT = 5  # rounds that the time left is estimated from
 
@@ -24,6 +24,7 @@ class Progress:
     died: dict[str, str] = field(default_factory=dict)  # node name → last words
     shown: int = 0  # rounds whose line has been shown
     first_worker: float | None = None  # Unix seconds
+    _seen: set[WorkerId] = field(default_factory=set)  # workers that have been present
     told_since: bool = False  # the run's state, since the first worker was there
 
     def observe(self, event: Event) -> None:
@@ -33,7 +34,13 @@ class Progress:
         if event.round is not None and event.round.round > 0:
             self.rounds[event.round.round] = event.round
         if event.workers is not None:
-            self.workers = event.workers
+            self._seen.update(worker.id for worker in event.workers if worker.state == "present")
+            # An earlier lab's had the names of ours, which are starting until they are there.
+            self.workers = tuple(
+                worker
+                for worker in event.workers
+                if worker.id in self._seen or worker.node not in self.launched
+            )
             if self.first_worker is None and any(worker.state == "present" for worker in event.workers):
                 self.first_worker = time.time()
         if event.note:

@@ -16,7 +16,7 @@ from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from roundtable.errors import InvalidExperiment
-from roundtable.faults import faults as faults
+from roundtable.faults import faults
 from roundtable.machines import Machines
 from roundtable.partitioners import Iid, Partitioner
 from roundtable.strategy import Strategy

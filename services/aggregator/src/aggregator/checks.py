@@ -9,7 +9,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 from roundtable.codec import Buffer, Wire, content_hash, decode_initial, examine, groups_in
 from roundtable.errors import DtypeMismatch, InvalidPayload
-from roundtable.experiment import faults
+from roundtable.faults import faults
 from roundtable.layout import Header
 from roundtable.messages import Account, Initialized, Message
 from roundtable.strategy import Strategy

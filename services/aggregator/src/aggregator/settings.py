@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from roundtable.errors import InvalidSetting
-from roundtable.experiment import faults
+from roundtable.faults import faults
 from roundtable.messages import POLL_SECONDS
 
 Positive = Annotated[float, Field(gt=0)]

@@ -1,8 +1,8 @@
 """Whom a run waits for before it begins: enough workers, all that are coming, or as many as came in time.
 
-Without I/O or a clock of its own: `runs` says who is there and when, and is told when to look again. It holds
-for a run that has not begun, and is not kept over a restart: the experiment that the service starts by itself
-gathers anew, any other run then begins with whoever is there.
+Without I/O or a clock of its own: `lobby` says who is there and when, and is told when to look again. It
+holds for a run that has not begun, and is not kept over a restart: the experiment that the service starts by
+itself gathers anew, any other run then begins with whoever is there.
 """
 
 from __future__ import annotations

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
-from typing import TypeVar
 
 from roundtable.errors import CorruptStore, InvalidInput, NotPossible, StorageFull
 from roundtable.messages import ENDED, CreateRun, Order, Plan, RunDetail, RunState, RunView, WorkerView
-from roundtable.types import ClientId, RunId, Seconds
+from roundtable.types import ClientId, RunId
 
 from aggregator import views
 from aggregator.active import ActiveRun
 from aggregator.archive import Archive
 from aggregator.autostart import First
-from aggregator.clock import Clock, Timer
+from aggregator.clock import Clock
 from aggregator.commit import tidy
 from aggregator.conductor import Conductor, how_to_resume
 from aggregator.desk import Desk
@@ -26,6 +25,7 @@ from aggregator.facts import Phase
 from aggregator.feed import Feed, LabFeed, numbers
 from aggregator.files import RunFiles
 from aggregator.gathering import PATIENCE, Gathering
+from aggregator.lobby import Lobby
 from aggregator.logs import note, trouble
 from aggregator.orders import stop_id
 from aggregator.points import Points
@@ -38,8 +38,6 @@ from aggregator.store import Store
 from aggregator.terms import Settings
 from aggregator.threads import OneThread, StoreThread
 from aggregator.turns import Turns
-
-V = TypeVar("V", bound=RunView)
 
 
 class Runs:
@@ -70,9 +68,8 @@ class Runs:
         self._feeds: dict[RunId, Feed] = {}  # of runs that have not ended
         self._versions = numbers(clock)
         self.lab = LabFeed(clock, self._versions, self.views, workers, lambda: self._feeds.values())
-        self._gatherings: dict[RunId, Gathering] = {}  # of runs that wait for workers before they begin
-        self._alarm: Timer | None = None  # when to look at the first of these again
-        self._no_room: str | None = None  # why nobody can join
+        look = lambda: turns.post(self._start_next)  # noqa: E731
+        self._lobby = Lobby(self.storing, clock, points, self._feeds, present, look)
 
     @property
     def store(self) -> Store:
@@ -84,19 +81,20 @@ class Runs:
         """Oldest first."""
         stored, live = await self.archive.views(), self.live
         return [
-            views.live_view(live) if live and view.id == live.id else self._waiting(view) for view in stored
+            views.live_view(live) if live and view.id == live.id else self._lobby.shown(view)
+            for view in stored
         ]
 
     async def view(self, run: RunId) -> RunView:
         """Raises Unknown."""
         live = self._live(run)
-        return views.live_view(live) if live else self._waiting(await self.archive.view(run))
+        return views.live_view(live) if live else self._lobby.shown(await self.archive.view(run))
 
     async def detail(self, run: RunId) -> RunDetail:
         """Raises Unknown."""
         live = self._live(run)
         if live is None:
-            return self._waiting(await self.archive.detail(run))
+            return self._lobby.shown(await self.archive.detail(run))
         return views.detail(views.live_view(live), live.row, live.records.values())
 
     async def plan(self, run: RunId) -> Plan:
@@ -128,13 +126,6 @@ class Runs:
     def _live(self, run: RunId) -> ActiveRun | None:
         return self.live if self.live is not None and self.live.id == run else None
 
-    def _waiting(self, view: V) -> V:
-        """As it is shown while it gathers: the disk may be too full to record that."""
-        if view.id not in self._gatherings:
-            return view
-        shown = self._feeds[view.id].view()
-        return view.model_copy(update={"state": shown.state, "reason": shown.reason})
-
     # --- turns ----------------------------------------------------------------------------------------------
 
     async def begin(self, first: First | None = None) -> None:
@@ -156,7 +147,7 @@ class Runs:
 
     async def close(self) -> None:
         """Outside of turns, when there will be none any more."""
-        self._set_alarm(None)
+        self._lobby.close()
         if self.active is not None:
             self.active.close()
             self.active = None
@@ -180,7 +171,7 @@ class Runs:
                     and known[-1].state in ("queued", "waiting")
                     and (self.live is None or self.live.id != known[-1].id)
                 ):
-                    self._gatherings[known[-1].id] = gathering
+                    self._lobby.expect(known[-1].id, gathering)
                 return await self.view(known[-1].id), False
         created = self._clock.wall()
         stamp = datetime.fromtimestamp(created, timezone.utc).strftime("%Y%m%d-%H%M%S")
@@ -203,7 +194,7 @@ class Runs:
         row = await self.storing.call(insert)
         await self._open_feed(row)
         if gathering is not None:
-            self._gatherings[row.id] = gathering
+            self._lobby.expect(row.id, gathering)
         note("run created", run=row.id)
         if self.active is None:
             await self._start_next()
@@ -223,7 +214,7 @@ class Runs:
                 raise StorageFull(conductor.run.reason or "")
         else:
             await self._record_end(run, "stopped", "stopped by hand before it began")
-            self._gatherings.pop(run, None)
+            self._lobby.forget(run)
             await self._start_next()
         return await self.view(run)
 
@@ -242,7 +233,7 @@ class Runs:
             if self.active is None:
                 await self._start_next()
         elif self.active is None:  # there was no room for it to begin, or it is not to wait any longer
-            self._gatherings.pop(run, None)
+            self._lobby.forget(run)
             await self._start_next()
         else:
             raise NotPossible(f"run {run} is {view.state}: its turn comes when the run before it has ended")
@@ -252,26 +243,26 @@ class Runs:
         """Workers that came or went: to the active run, or to one that waits for them to begin."""
         if self.active is not None:
             await self.active.handle(event)
-        elif self._gatherings:
+        elif not self._lobby.empty:
             await self._start_next()
 
     async def no_room(self, error: StorageFull) -> None:
         """A worker could not join for want of space: a run that waits for workers says so until one can."""
-        self._no_room = f"no worker can join: {error}: free some, they try again"
+        self._lobby.no_room = f"no worker can join: {error}: free some, they try again"
         if self.live is not None:
             self._tell_no_room(self.live)
-        elif self._gatherings:
+        elif not self._lobby.empty:
             await self._start_next()
 
     def room(self) -> None:
         """A worker could join: who comes is told with `tell`."""
-        if self._no_room is not None:
-            self._no_room = None
+        if self._lobby.no_room is not None:
+            self._lobby.no_room = None
             if self.live is not None:
                 self._tell_no_room(self.live)
 
     def _tell_no_room(self, live: ActiveRun) -> None:
-        reason = self._no_room or live.machine.reason
+        reason = self._lobby.no_room or live.machine.reason
         if live.shown == "waiting" and live.reason != reason:
             live.reason = reason
             live.feed.run_changed()
@@ -288,7 +279,7 @@ class Runs:
             if not rows:
                 return
             row = min(rows, key=lambda row: (row.state == "queued", row.created))
-            if not await self._gathered(row):
+            if not await self._lobby.gathered(row.id):
                 return
             try:
                 try:
@@ -302,39 +293,6 @@ class Runs:
                 trouble("a run cannot begin", run=row.id, detail=str(error))
                 self._feeds[row.id].note(how_to_resume(error, row.id))
                 return
-
-    async def _gathered(self, row: RunRow) -> bool:
-        """Whether the run may begin; else what it waits for is shown, and looked at again in time."""
-        self._set_alarm(None)
-        gathering = self._gatherings.get(row.id)
-        if gathering is None:
-            return True
-        now = self._clock.monotonic()
-        due = gathering.look((arrived.worker for arrived in self._present()), now)
-        if due is not None and due <= now:
-            del self._gatherings[row.id]
-            return True
-        self._set_alarm(due)
-        reason, shown = self._no_room or gathering.reason(), self._feeds[row.id].view()
-        if (shown.state, shown.reason) != ("waiting", reason):
-            await self._show_waiting(row.id, reason)
-        return False
-
-    async def _show_waiting(self, run: RunId, reason: str) -> None:
-        note("run waiting", run=run, reason=reason)
-        self._points.event("run", f"waiting: {reason}", run)
-        last = self._feeds[run].view()
-        self._feeds[run].follow(lambda: last.model_copy(update={"state": "waiting", "reason": reason}))
-        try:
-            await self.storing.call(self.store.set_run_state, run, "waiting", reason)
-        except StorageFull as error:  # it is shown all the same
-            trouble("the run's state could not be recorded", run=run, state="waiting", detail=str(error))
-
-    def _set_alarm(self, at: Seconds | None) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-        look = lambda: self._turns.post(self._start_next)  # noqa: E731
-        self._alarm = None if at is None else self._clock.call_at(at, look)
 
     async def _start(self, run: RunId) -> None:
         experiment = (await self.storing.call(self.store.run, run)).experiment

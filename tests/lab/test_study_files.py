@@ -371,7 +371,9 @@ def test_a_metric_that_the_task_does_not_measure_is_refused(
 ) -> None:
     monkeypatch.setattr(ready, "apart", lambda function, *arguments: function(*arguments))
     path = tiny(tmp_path)
-    path.write_text(path.read_text().replace('"accuracy", "rounds_to_target"', text))
+    asked = "count = 4\nholdout = 0.2\n[experiment.evaluation]\nfederated = true"
+    given = path.read_text().replace("count = 4", asked)
+    path.write_text(given.replace('"accuracy", "rounds_to_target"', text))
     _refused_with(path, words)
 
 

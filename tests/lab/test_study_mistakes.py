@@ -11,12 +11,13 @@ import pytest
 from lab import machine
 from lab.commands import run_app
 from lab.exits import Exit
-from lab.study import gaps, page, pictures
+from lab.study import gaps, page, pictures, ready
 from lab.study.cells import cells
-from lab.study.records import Store
+from lab.study.files import load
+from lab.study.records import Store, check_same
 from lab.study.schema import InvalidStudy
 from lab.study.summary import summary
-from roundtable.errors import InvalidInput
+from roundtable.errors import InvalidInput, NotPossible
 
 from tests.lab.studies import a_record, a_repeat, records, section, tiny
 
@@ -44,7 +45,119 @@ def test_more_seeds_and_better_estimates_are_no_other_study(tmp_path: Path) -> N
     assert section(tiny(tmp_path, level.format(more="").replace("2", "3"))).digest != before.digest
 
 
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (
+            'centralized = true\n[[published]]\nsource = "me"\n'
+            "centralized = true\nvalue = 0.9\ncells = { clients = 2 }",
+            'published "me": cells: found some with centralized = true',
+        ),
+        (
+            '[[published]]\nsource = "me"\ncentralized = true\nvalue = 0.9',
+            'published "me": centralized: found true; allowed: false, for the study has no',
+        ),
+        (
+            '[[published]]\nsource = "me"\nvalue = 0.9\nhigh = 0.2',
+            'published "me": high: found 0.2; allowed: the',
+        ),
+        (
+            '[[published]]\nsource = "me"\ncurve = [0.9]\nhigh = 0.2',
+            'published "me": high: found 0.2; allowed: the',
+        ),
+        ('outcomes = ["loss", "accuracy", "loss"]', 'outcomes: found "loss" twice; allowed: each once'),
+    ],
+)
+def test_what_no_report_could_show_is_refused(tmp_path: Path, more: str, words: str) -> None:
+    path = tiny(tmp_path)
+    text = path.read_text()
+    if "outcomes" in more:
+        text = text.replace('outcomes = ["accuracy", "rounds_to_target"]\n', "")
+    head, tables = (
+        more.split("\n[[", 1) if "\n[[" in more else ("", more[2:]) if more[0] == "[" else (more, "")
+    )
+    path.write_text(
+        text.replace("repeats = 3", f"repeats = 3\n{head}", 1) + (f"\n[[{tables}\n" if tables else "")
+    )
+    with pytest.raises(InvalidStudy) as caught:
+        load(path)
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"{path}: {words}")
+
+
+def test_a_part_keeps_some_levels_and_may_have_outcomes_of_its_own(tmp_path: Path) -> None:
+    tiny(tmp_path)
+    whole = tmp_path / "all.toml"
+    part = 'name = "all"\n[[parts]]\nstudy = "tiny"\n'
+    whole.write_text(f"{part}levels = {{ clients = [] }}\n")
+    with pytest.raises(
+        InvalidStudy, match=r"parts\.tiny: levels: found none of clients; allowed: those to keep"
+    ):
+        load(whole)
+    whole.write_text(f'{part}outcomes = ["loss"]\n')
+    (found,) = load(whole)[1]
+    assert (found.key, found.study.outcomes) == ("all-tiny", ["loss"])
+
+
+@pytest.mark.parametrize(
+    ("outcome", "field"), [("personal_gain", "personalized"), ("federated.accuracy", "federated")]
+)
+def test_an_outcome_of_an_evaluation_that_is_not_asked_for_is_refused(
+    tmp_path: Path, outcome: str, field: str
+) -> None:
+    part = section(_with(tmp_path, '"accuracy", "rounds_to_target"', f'"{outcome}"', tiny(tmp_path)))
+    with pytest.raises(
+        InvalidStudy, match=rf'outcomes: found "{outcome}", .*with evaluation\.{field} = true'
+    ):
+        ready._check_evaluated(part.study, cells(part))
+    asked = f"count = 4\nholdout = 0.2\n[experiment.evaluation]\n{field} = true"
+    part = section(_with(tmp_path, "count = 4", asked))
+    ready._check_evaluated(part.study, cells(part))
+
+
+@pytest.mark.parametrize(
+    ("field", "levels"),
+    [
+        ("clients.count", '[{ name = "a", set = {} }, { name = "b", set = {} }]'),
+        ("description", '["a", "b"]'),
+    ],
+)
+def test_a_factor_that_changes_nothing_is_refused(tmp_path: Path, field: str, levels: str) -> None:
+    path = _with(tmp_path, '"clients.count"', f'"{field}"', tiny(tmp_path, levels))
+    with pytest.raises(
+        InvalidStudy, match="tiny: factor clients: levels: found 2 that change nothing of what"
+    ):
+        cells(section(path))
+
+
 # --- records
+
+
+@pytest.mark.parametrize(
+    ("kept", "now", "words"),
+    [
+        (
+            "native, 2 workers",
+            "native, 1 workers",
+            "by 2 workers on this machine since its 1 kept repeats were run: give --workers 2 to",
+        ),
+        ("native, 2 workers", "http://elsewhere:8080", "give --workers 2 and no --url to go on"),
+        (
+            "http://elsewhere:8080",
+            "native, 2 workers",
+            "elsewhere (http://elsewhere:8080) since its 1 kept repeats were run: run it there",
+        ),
+    ],
+)
+def test_results_of_another_lab_are_refused_with_how_to_have_it_again(
+    tmp_path: Path, kept: str, now: str, words: str
+) -> None:
+    part = section(tiny(tmp_path, "[2]"))
+    (cell,) = cells(part)
+    record = a_record(part, cell, (a_repeat(1, (0.9,)),)).model_copy(update={"where": kept})
+    with pytest.raises(NotPossible) as caught:
+        check_same("tiny", {cell.id: record}, {cell.id: record.versions}, now)
+    assert words in str(caught.value)
 
 
 def test_records_of_a_time_when_more_counted_as_the_study_are_still_of_it(tmp_path: Path) -> None:
@@ -89,8 +202,8 @@ def test_fewer_repeats_than_were_run_are_no_gap(tmp_path: Path) -> None:
     assert gaps.of(summary(more, found), "why") == "Cells have 3 of 4 repeats. Why: why."
 
 
-def _with(folder: Path, old: str, new: str) -> Path:
-    path = folder / "tiny.toml"
+def _with(folder: Path, old: str, new: str, path: Path | None = None) -> Path:
+    path = path or folder / "tiny.toml"
     path.write_text(path.read_text().replace(old, new, 1))
     return path
 

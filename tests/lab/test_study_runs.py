@@ -549,7 +549,8 @@ def test_a_boards_sensor_is_added_up_where_there_are_no_counters(
 
 
 def test_a_repeats_window_is_of_a_dashboard_that_there_is_and_of_its_time_and_run(tmp_path: Path) -> None:
-    sitting = Sitting(Place(Folders(tmp_path)), 2, Silent(), grafana="http://127.0.0.1:3000/")
+    there = Place(Folders(tmp_path), "http://127.0.0.1:8080")
+    sitting = Sitting(there, 2, Silent(), grafana="http://127.0.0.1:3000/")
     link = sitting._window("20260101-run", 1000.25, 1060.0)
     assert link is not None
     url = urlsplit(link)
@@ -567,7 +568,9 @@ def test_a_repeats_window_is_of_a_dashboard_that_there_is_and_of_its_time_and_ru
         1000250,
         1065000,
     )  # milliseconds, and what flushes late
-    assert Sitting(Place(Folders(tmp_path)), 2, Silent())._window("r", 0.0, 1.0) is None
+    assert Sitting(there, 2, Silent())._window("r", 0.0, 1.0) is None
+    native = Place(Folders(tmp_path))  # tells nobody, whatever GRAFANA_URL says
+    assert Sitting(native, 2, Silent(), grafana="http://127.0.0.1:3000")._window("r", 0.0, 1.0) is None
 
 
 # --- with processes

@@ -55,6 +55,8 @@ def cells(section: Section) -> tuple[Cell, ...]:
             line.split(": ", 2)[-1]: line for line in reversed(wrong)
         }  # one line a fault, not one a cell
         raise InvalidStudy("\n".join(reversed(first.values())))
+    for factor in section.study.factors:
+        _check_varies(section.key, factor, found)
     every = (*found, *_baselines(section, found))
     _check_length(section.key, every)
     return every
@@ -70,6 +72,19 @@ def _check_told_apart(key: str, factor: Factor) -> None:
                 f"{key}: factor {factor.name}: levels: found {shown(other)} and {shown(name)}, both "
                 f"{slug(name)} in a cell's name; allowed: levels that differ in more than capitals and signs"
             )
+
+
+def _check_varies(key: str, factor: Factor, found: list[Cell]) -> None:
+    """Its levels must be told apart by more than their names somewhere, or it is the same runs once more."""
+    beside: dict[frozenset[tuple[str, str]], list[str]] = {}
+    for cell in found:
+        others = frozenset((name, level) for name, level in cell.levels.items() if name != factor.name)
+        beside.setdefault(others, []).append(cell.experiment.digest)
+    if len(factor.levels) > 1 and all(len(set(digests)) == 1 for digests in beside.values()):
+        raise InvalidStudy(
+            f"{key}: factor {factor.name}: levels: found {len(factor.levels)} that change nothing of what is "
+            "run; allowed: levels that do"
+        )
 
 
 def _check_length(key: str, found: tuple[Cell, ...]) -> None:

@@ -55,10 +55,12 @@ def _cut(part: Part, study: Study, where: str, whole: str) -> Section:
         levels = [level for level in factor.levels if not kept or level_name(level) in kept]
         factors.append(factor.model_copy(update={"levels": levels}))
     left = {factor.name: {level_name(level) for level in factor.levels} for factor in factors}
+    another = part.target not in (None, study.target)
     published = [
         figure
         for figure in study.published
         if all(level_name(level) in left[name] for name, level in figure.cells.items())
+        if not part.set and not (another and figure.measure.endswith("_to_target"))  # they are of what was run
     ]
     changed: Tables = {
         "experiment": merged(study.experiment, part.set),
@@ -74,6 +76,8 @@ def _cut(part: Part, study: Study, where: str, whole: str) -> Section:
         changed |= {"repeats": part.repeats, "least_repeats": min(part.repeats, study.least_repeats)}
     if part.target:
         changed["target"] = part.target
+    if part.outcomes:
+        changed["outcomes"] = part.outcomes
     return Section(key=f"{whole}-{study.name}", study=study.model_copy(update=changed))
 
 
@@ -104,6 +108,22 @@ def _vain(study: Study) -> Iterator[str]:
         yield f"seeds: found {twice[0]} twice; allowed: each seed once, for it would give the same run again"
     if "least_repeats" in study.model_fields_set and study.least_repeats > study.repeats:
         yield f"least_repeats: found {study.least_repeats}; allowed: at most repeats, {study.repeats}"
+    if twice_told := sorted({name for name in study.outcomes if study.outcomes.count(name) > 1}):
+        yield f"outcomes: found {shown(twice_told[0])} twice; allowed: each once"
+    for factor in study.factors:
+        if factor.scale == "log" and (low := min(float(level_name(level)) for level in factor.levels)) <= 0:
+            yield f'factors.{factor.name}: scale: found "log" with level {low:g}; allowed: even, linear'
+    for figure in study.published:
+        who = f"published {shown(figure.source)}"
+        if figure.centralized and figure.cells:
+            yield f"{who}: cells: found some with centralized = true; allowed: one of the two"
+        if figure.centralized and not study.centralized:
+            yield f"{who}: centralized: found true; allowed: false, for the study has no such training"
+        if figure.high is not None and (figure.value is None or figure.high < figure.value):
+            yield f"{who}: high: found {figure.high:g}; allowed: the upper end of what begins at value"
+    for part in study.parts:
+        for name in (name for name, levels in part.levels.items() if not levels):
+            yield f"parts.{part.study}: levels: found none of {name}; allowed: those to keep, or no such line"
 
 
 def _tables(path: Path, where: str = "") -> Tables:

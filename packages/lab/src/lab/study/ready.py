@@ -146,7 +146,20 @@ def _section(section: Section, shelf: _Shelf) -> Ready:
         if labels is not None:
             _split(section, cell, labels, shelf)
     _check_metrics(section.study, found, shelf)
+    _check_evaluated(section.study, found)
     return Ready(section, found, versions_of, examples)
+
+
+def _check_evaluated(study: Study, found: tuple[Cell, ...]) -> None:
+    """Raises InvalidStudy for an outcome of an evaluation that no cell asks for."""
+    asked = [*study.outcomes, study.target_metric, *(figure.measure for figure in study.published)]
+    for start, field in (("personal_", "personalized"), ("federated.", "federated")):
+        wanted = next((name for name in asked if name.startswith(start)), None)
+        if wanted and not any(getattr(cell.experiment.evaluation, field) for cell in found):
+            raise InvalidStudy(
+                f"{study.name}: outcomes: found {shown(wanted)}, which no run will have; allowed: with "
+                f"evaluation.{field} = true"
+            )
 
 
 def _check_metrics(study: Study, found: tuple[Cell, ...], shelf: _Shelf) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -193,11 +194,20 @@ def check_same(
             differs = versions[record.cell].differs(record.made_of)
             if differs is None and record.where == where:
                 continue
-            found = differs or (f"they were run elsewhere ({record.where})", "run it there")
+            found = differs or _moved(record.where, where)
         raise NotPossible(
             f"{key}: {found[0]} since its {repeats} kept repeats were run: {found[1]} to go on with them, or "
             "give --fresh to set them aside and start anew"
         )
+
+
+def _moved(kept: str, now: str) -> tuple[str, str]:
+    """(what was changed, how to undo it). Native labs are told by their workers: "native, 2 workers"."""
+    number = re.fullmatch(r"native, (\d+) workers", kept)
+    if number is None:
+        return f"they were run elsewhere ({kept})", "run it there"
+    without = "" if now.startswith("native") else " and no --url"
+    return f"they were run by {number[1]} workers on this machine", f"give --workers {number[1]}{without}"
 
 
 def check_same_data(job: str, records: Iterable[CellRecord], experiment: Experiment, repeat: Repeat) -> None:

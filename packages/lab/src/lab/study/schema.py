@@ -104,10 +104,11 @@ class Part(Table):
     set: Tables = {}  # into its base experiment
     repeats: Annotated[int, Field(ge=1, le=100)] | None = None
     target: Annotated[float, Field(gt=0, le=1)] | None = None
+    outcomes: list[str] = []  # where what is left has no others
 
     @property
     def whole(self) -> bool:
-        return not (self.levels or self.set or self.repeats or self.target)
+        return not (self.levels or self.set or self.repeats or self.target or self.outcomes)
 
 
 class Study(Table):

@@ -245,7 +245,7 @@ class Sitting:
         return dict(entries[0]) if entries else {}
 
     def _window(self, run: RunId | None, began: float, ended: float) -> str | None:
-        if self.grafana is None or run is None:
+        if self.grafana is None or run is None or self.place.url is None:  # a native lab tells it nothing
             return None
         times = f"from={int(began * 1000)}&to={int(ended * 1000) + 5000}"
         return f"{self.grafana.rstrip('/')}/d/lab-federation?{times}&var-run={run}"

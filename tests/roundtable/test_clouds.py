@@ -268,6 +268,21 @@ class TestCutting:
         said = refused(tiles.cut, tmp_path, tmp_path / "out", 8, 8)
         assert "is 9×9, but scene.png is 40×50" in said
 
+    def test_near_infrared_is_found_however_its_ending_is_written(self, tmp_path: Path) -> None:
+        image, _ = self.scene(tmp_path / "scenes")
+        path = tmp_path / "scenes" / "nir" / "scene.png"
+        path.rename(path.with_suffix(".PNG"))
+        assert main(["cut", str(tmp_path / "scenes"), str(tmp_path / "out"), "--size", "40"]) == 0
+        assert (tiles.read(tmp_path / "out", 40, 4)[0][0] == image[:40, :40]).all()
+
+    @pytest.mark.parametrize("option", ["--tiles -1", "--tiles 0", "--size 0", "--seed -1"])
+    def test_drawing_of_what_cannot_be_is_refused_in_one_line(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+    ) -> None:
+        assert main(["draw", str(tmp_path / "out"), *option.split()]) == 2
+        assert capsys.readouterr().err.startswith(f"{option}: allowed: ")
+        assert not (tmp_path / "out").exists()
+
     def test_of_nothing_is_refused(self, tmp_path: Path) -> None:
         assert "--stride 0" in refused(tiles.cut, tmp_path, tmp_path, 8, 0)
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from roundtable.errors import RoundtableError
+from roundtable.errors import InvalidData, RoundtableError
 from roundtable.tasks.clouds import scenes, tiles
 
 
@@ -39,7 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def draw(folder: Path, count: int, size: int, seed: int, part: scenes.Part) -> int:
-    """Write synthetic tiles, named as such, with near infrared."""
+    """Write synthetic tiles, named as such, with near infrared. Raises InvalidData."""
+    for name, value, least, most in (
+        ("tiles", count, 1, 1_000_000),
+        ("size", size, 1, 4096),
+        ("seed", seed, 0, 2**32 - 1),
+    ):
+        if not least <= value <= most:
+            raise InvalidData(f"--{name} {value}: allowed: {least} … {most}")
     images, masks = scenes.tiles(count, size, 4, seed, part)
     for number, (image, mask) in enumerate(zip(images, masks, strict=True)):
         tiles.write(folder, f"synthetic_{seed}_{part}_{number:05d}", image, mask)

@@ -7,7 +7,7 @@ nir/NAME.png        near infrared, where it is wanted and no fourth band
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -34,8 +34,9 @@ def read(folder: Path, size: int, bands: int) -> tuple[Array, Array]:
     pairs = list(_pairs(folder))
     x = np.empty((len(pairs), size, size, bands), np.uint8)
     y = np.empty((len(pairs), size, size), np.uint8)
+    nir = _near_infrared(folder) if bands > 3 else {}
     for at, (image, mask) in enumerate(pairs):
-        x[at] = _sized(_colours(image, bands), image, size)
+        x[at] = _sized(_colours(image, bands, nir), image, size)
         y[at] = _sized(_classes(mask), mask, size)
     return x, y
 
@@ -69,9 +70,9 @@ def cut(scenes: Path, target: Path, size: int, stride: int) -> int:
     """
     if size < 1 or stride < 1:
         raise InvalidData(f"--size {size} --stride {stride}: both are pixels, at least 1")
-    number = 0
+    number, nir = 0, _near_infrared(scenes)
     for image, mask in _pairs(scenes):
-        picture, classes = _colours(image, _bands(image)), _classes(mask)
+        picture, classes = _colours(image, _bands(image, nir), nir), _classes(mask)
         if picture.shape[:2] != classes.shape:
             raise InvalidData(
                 f"{mask}: is {_shown(classes)}, but {image.name} is {_shown(picture)}: they must be alike"
@@ -142,23 +143,23 @@ def _pixels(path: Path, modes: tuple[str, ...], wanted: str) -> Array:
     return pixels
 
 
-def _bands(path: Path) -> int:
+def _bands(path: Path, nir: Mapping[str, Path]) -> int:
     """How many bands a scene has, with its near infrared file."""
     bands = _pixels(path, _COLOURS, "8-bit RGB, or with a fourth band").shape[-1]
-    return 4 if bands == 4 or _near_infrared(path) else 3
+    return 4 if bands == 4 or path.stem in nir else 3
 
 
-def _near_infrared(image: Path) -> Path | None:
-    folder = image.parent.parent / "nir"
-    return next((path for end in ENDINGS if (path := folder / f"{image.stem}{end}").exists()), None)
+def _near_infrared(folder: Path) -> dict[str, Path]:
+    beside = folder / "nir"
+    return _files(beside) if beside.is_dir() else {}
 
 
-def _colours(path: Path, bands: int) -> Array:
+def _colours(path: Path, bands: int, nir: Mapping[str, Path]) -> Array:
     """[h, w, bands]; a file of its own for near infrared goes before a fourth band."""
     pixels = _pixels(path, _COLOURS, "8-bit RGB, or with a fourth band")
     if bands == 3:
         return pixels[..., :3]
-    beside = _near_infrared(path)
+    beside = nir.get(path.stem)
     if beside is not None:
         extra = _pixels(beside, ("L",), "one 8-bit band")
         if extra.shape != pixels.shape[:2]:

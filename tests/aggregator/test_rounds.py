@@ -71,6 +71,11 @@ class Lab:
         self.said = []  # everything
         self.wake = None
 
+    @property
+    def state(self):
+        """As it was told last."""
+        return next(command.state for command in reversed(self.said) if isinstance(command, Show | End))
+
     def tell(self, event):
         commands = self.rounds.handle(event)
         for command in commands:
@@ -193,7 +198,7 @@ def test_a_run_from_its_start_to_its_end():
     assert [give.key.kind for give in of(Give, evaluate)] == ["evaluate", "evaluate"]
     assert lab.finish("evaluate")[-1] == Score(1)
     assert lab.tell(RoundScored(1, 0.9, 0)) == [End("finished", 1, "all 1 rounds are done")]
-    assert lab.rounds.state == "finished"
+    assert lab.state == "finished"
 
 
 def test_the_next_round_and_the_evaluation_of_the_last_are_given_in_one_step():
@@ -228,7 +233,7 @@ def test_only_every_nth_round_and_the_last_are_evaluated():
             scored.append(lab.rounds.committed)
             lab.score(0.5)
     assert scored == [2, 4, 5]
-    assert lab.rounds.state == "finished"
+    assert lab.state == "finished"
 
 
 def test_federated_evaluation_asks_every_client_at_its_home_too():
@@ -458,7 +463,7 @@ def test_a_worker_that_comes_takes_its_share_of_an_evaluation():
     assert [give.key.shard for give in of(Give, lab.join("w2"))] == [3, 2]
     lab.finish("evaluate")
     lab.score()
-    assert lab.rounds.state == "finished"
+    assert lab.state == "finished"
 
 
 def test_when_all_are_lost_and_come_back_one_by_one_they_share_what_is_open():
@@ -915,7 +920,7 @@ def test_a_round_that_waited_for_a_node_is_tried_again_with_others_before_the_ru
     lab.lose(lab.holder(train(asked[0])))
     again = only(BeginRound, lab.pass_time(60))
     assert again.trial == 2 and asked[0] not in again.cohort
-    assert lab.rounds.state == "running"
+    assert lab.state == "running"
 
 
 def test_the_evaluation_of_a_node_that_left_does_not_hold_up_a_round():
@@ -1125,7 +1130,7 @@ def test_after_the_end_everything_is_legal_and_changes_nothing():
         assert isinstance(only(Reject, lab.tell(kind(key, 1, "w1", "d", 0))).error, Stale)
     shard = Key(0, "evaluate", shard=0)
     assert isinstance(only(Reject, lab.tell(EvaluationArrived(shard, 1, "w1", 0))).error, Stale)
-    assert (lab.rounds.state, lab.rounds.reason) == ("stopped", "by its user")
+    assert (lab.state, lab.rounds.reason) == ("stopped", "by its user")
 
 
 # --- figures -------------------------------------------------------------------------------------------
@@ -1173,5 +1178,5 @@ def _steps_an_event(clients: int) -> float:
         events += len(batch) + 1
         lab.holding = {(give.worker, give.key): give.attempt for give in of(Give, commands)}
         lab.score()
-    assert (lab.rounds.state, events) == ("finished", 2 * (clients + 1))
+    assert (lab.state, events) == ("finished", 2 * (clients + 1))
     return steps / events

@@ -57,7 +57,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from roundtable.fleet import Fleet
-from roundtable.messages import RunState
 from roundtable.types import ClientId, WorkerId
 
 from aggregator import answers, attendance, course, pausing
@@ -104,13 +103,6 @@ class Rounds:
     @property
     def phase(self) -> Phase:
         return self._facts.phase
-
-    @property
-    def state(self) -> RunState:
-        """As Show and End have told it; before Started it is waiting."""
-        if self._facts.ended is not None:
-            return self._facts.ended.state
-        return self._facts.shown.state if self._facts.shown is not None else "waiting"
 
     @property
     def reason(self) -> str | None:

@@ -1,7 +1,8 @@
 """Who is in the lab: joining, being heard, going silent, coming back.
 
-The table is pure bookkeeping over the injected clock; `conductor` tells the round machine and the store what
-changed. A worker's id belongs to its instance id for good, over restarts of the aggregator too.
+The table is pure bookkeeping over the injected clock; `reception` changes who is there, and tells the store
+and the round machine of it. A worker's id belongs to its instance id for good, over restarts of the
+aggregator too.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ DISK_FULL: Final = 64 << 20  # bytes free: a system's own logs fill the rest soo
 
 @dataclass
 class Worker:
-    """One row: mutable, and changed by this module alone."""
+    """One row: mutable, and changed here and by `reception` alone."""
 
     id: WorkerId
     join: Join

@@ -419,6 +419,35 @@ def test_a_part_has_no_more_repeats_than_seeds_and_sets_nothing_that_cells_have_
         load(whole)
 
 
+@pytest.mark.parametrize(
+    ("cut", "left"),
+    [
+        ("repeats = 2", ["accuracy", "rounds_to_target"]),
+        ("target = 0.8", ["accuracy", "rounds_to_target"]),
+        ("target = 0.5", ["accuracy"]),
+        ('set = { "rounds.count" = 2 }', []),
+    ],
+)
+def test_a_part_keeps_no_published_figure_of_what_it_does_not_run(
+    tmp_path: Path, cut: str, left: list[str]
+) -> None:
+    path = tiny(tmp_path)
+    figures = '[[published]]\nsource = "A paper"\nmeasure = "{}"\nvalue = 0.9\n'
+    path.write_text(path.read_text() + figures.format("accuracy") + figures.format("rounds_to_target"))
+    whole = tmp_path / "all.toml"
+    whole.write_text(f'name = "all"\n[[parts]]\nstudy = "tiny"\n{cut}\n')
+    assert [figure.measure for figure in section(whole).study.published] == left
+
+
+def test_a_level_without_a_place_on_its_axis_is_refused(tmp_path: Path) -> None:
+    path = tiny(tmp_path, "[4, 0, 8]")
+    path.write_text(path.read_text().replace('name = "clients"', 'name = "clients"\nscale = "log"'))
+    with pytest.raises(
+        InvalidStudy, match=r'factors.clients: scale: found "log" with level 0; allowed: even'
+    ):
+        load(path)
+
+
 def test_words_may_change_and_what_is_run_may_not(tmp_path: Path) -> None:
     before = section(tiny(tmp_path)).digest
     assert section(tiny(tmp_path, more='title = "Better"\nbudget_minutes = 3.0')).digest == before

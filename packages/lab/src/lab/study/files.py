@@ -60,7 +60,8 @@ def _cut(part: Part, study: Study, where: str, whole: str) -> Section:
         figure
         for figure in study.published
         if all(level_name(level) in left[name] for name, level in figure.cells.items())
-        if not part.set and not (another and figure.measure.endswith("_to_target"))  # they are of what was run
+        if not part.set  # they are of what was run
+        if not (another and figure.measure.endswith("_to_target"))
     ]
     changed: Tables = {
         "experiment": merged(study.experiment, part.set),

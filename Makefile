@@ -34,7 +34,7 @@ setup: $(SETUP) ## Install what the lock file names into .venv/ (done by every t
 
 .PHONY: demo
 demo: $(SETUP) ## Train on real MNIST: one aggregator and 5 workers on this machine, live in the terminal
-	@$(BIN)/lab run experiments/demo.toml --workers $(WORKERS) --again
+	@unset LAB_URL; $(BIN)/lab run experiments/demo.toml --workers $(WORKERS) --again
 
 .PHONY: test
 test: $(SETUP) ## Every test but the long ones
@@ -168,7 +168,7 @@ docker:
 clean: ## Remove what was installed and cached here and, if you say so, the containers' volumes: asks first; runs/ stays
 	@ask() { printf "make: remove %s? [y/N] " "$$1"; read -r answer || echo; case $$answer in [yY]*) ;; *) echo "make: kept"; return 1 ;; esac; }; \
 	if ask "what was installed and cached here (.venv, .venv-floor, .uv, caches)"; then \
-	  rm -rf .venv .venv-floor .uv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis bench-*.json; \
+	  rm -rf .venv .venv-floor .uv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis; \
 	  find packages services tests -type d -name __pycache__ -prune -exec rm -rf {} +; \
 	fi; \
 	if docker info >/dev/null 2>&1 && [ -n "$$($(COMPOSE) ps --all --quiet 2>/dev/null)$$(docker volume ls --quiet --filter label=com.docker.compose.project=roundtable)" ]; then \

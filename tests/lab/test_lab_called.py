@@ -13,7 +13,7 @@ import pytest
 from lab.called import as_called, command
 from lab.commands import run_app
 from lab.live import Silent
-from lab.native import Folders, Node, native
+from lab.native import Folders, Node, native, plain_nodes
 from lab.options import _complete_run
 from lab.place import Place
 from lab.running import _interrupted
@@ -107,6 +107,9 @@ def test_what_is_suggested_has_the_options_that_this_command_had() -> None:
     assert (Place(Folders()).options, Place(Folders()).working) == ("", "")
     assert place.options == " --runs-dir 'my runs'"
     there = Place(Folders(tasks=Path("t")), "http://h:1", Path("my token"))
+    assert repeats("r1", there, plain_nodes(3)).startswith(
+        ".venv/bin/lab run runs/r1/experiment.toml --again"
+    )
     assert there.working == " --url http://h:1 --admin-token-file 'my token' --tasks-dir t"
 
 

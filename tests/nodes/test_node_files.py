@@ -112,6 +112,11 @@ def test_the_gpu_of_an_orin_is_asked_for_and_no_other(lab_folder: Path) -> None:
         (["pi-1", "--url", "https://10.0.0.6:8080"], "is not for 10.0.0.6: run `make certs NAMES=10.0.0.6`"),
         (["pi-1", "--url", "http://10.0.0.5:8080"], "plain HTTP shows token and updates to its network"),
         (["pi-1", "--url", "10.0.0.5"], "is not an address"),
+        (
+            ["pi-1", "--url", "https://127.0.0.1:8080"],
+            "to a device 127.0.0.1 is the device itself: give this",
+        ),
+        (["pi-1", "--url", "https://localhost:8080"], "to a device localhost is the device itself"),
         (["pi-1", "--certs-dir", "nowhere"], "nowhere/ca.pem: is not there: run `make certs`"),
         (["pi-1", "--join-token-file", "nowhere"], "nowhere: No such file"),
     ],

@@ -56,11 +56,21 @@ def test_clean_asks_before_anything_and_without_a_yes_everything_stays(checkout:
 
 
 def test_clean_removes_what_one_says_yes_to_and_never_results(checkout: Path) -> None:
+    (checkout / "bench-core.json").touch()
     make(checkout, "clean", answers="y\nn\n")
+    assert (checkout / "bench-core.json").exists()
     assert not (checkout / ".venv").exists() and not (checkout / "services" / "__pycache__").exists()
     assert (checkout / "runs").is_dir() and "down" not in (checkout / "told").read_text()
     make(checkout, "clean", answers="n\ny\n")
     assert "down --volumes" in (checkout / "told").read_text()
+
+
+def test_the_demo_is_of_this_machine_whichever_lab_one_usually_asks(checkout: Path) -> None:
+    for name in ("uv.lock", "pyproject.toml", ".venv/.installed"):
+        (checkout / name).touch()
+    (checkout / ".venv/bin/lab").write_text('#!/bin/sh\necho "${LAB_URL-this machine}"\n')
+    (checkout / ".venv/bin/lab").chmod(0o755)
+    assert make(checkout, "demo", "UV_NEEDED=", LAB_URL="https://10.0.0.5:8080") == "this machine\n"
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from enum import Enum
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -128,6 +129,11 @@ def _address(wanted: Wanted) -> str:
         url = f"{'http' if wanted.allow_plain_http else 'https'}://{found[0]}:{port}"
     url = checked_url(url)
     host = urlsplit(url).hostname or ""
+    if _own(host):
+        raise InvalidSetting(
+            f"--url {url}: to a device {host} is the device itself: give this machine's address on the "
+            "network (with LAB_URL set, too)"
+        )
     if url.startswith("https:"):
         if not authority.is_file() or not certificate.is_file():
             raise InvalidSetting(f"{authority}: is not there: run `make certs` first, or give --certs-dir")
@@ -142,6 +148,15 @@ def _address(wanted: Wanted) -> str:
             "use https (make certs), or add --allow-plain-http"
         )
     return url
+
+
+def _own(host: str) -> bool:
+    """Whether whoever asks there asks itself."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+    return address.is_loopback or address.is_unspecified
 
 
 def _token_of_the_lab_here() -> str:

@@ -36,7 +36,15 @@ Run = Annotated[
         autocompletion=_complete_run,
     ),
 ]
-Workers = Annotated[int, typer.Option("--workers", "-w", help="Worker processes to start on this machine.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        "-w",
+        help="Worker processes to start on this machine: 2 unless you say.",
+        show_default=False,
+    ),
+]
 NodesDir = Annotated[
     Path | None,
     typer.Option(

@@ -11,6 +11,7 @@ import psutil
 import typer
 from rich.text import Text
 from roundtable import experiment as experiments
+from roundtable.errors import InvalidSetting
 from roundtable.messages import CreateRun
 
 from lab import stdout
@@ -47,7 +48,7 @@ from lab.session import Outcome, Session, ledger_cohorts
 
 def run(
     experiment: ExperimentFile,
-    workers: Workers = 2,
+    workers: Workers = None,
     nodes_dir: NodesDir = None,
     url: Url = None,
     admin_token_file: TokenFile = None,
@@ -74,7 +75,7 @@ def run(
 
 def resume(
     run: Run,
-    workers: Workers = 2,
+    workers: Workers = None,
     nodes_dir: NodesDir = None,
     url: Url = None,
     admin_token_file: TokenFile = None,
@@ -94,7 +95,7 @@ def resume(
 
 def replay(
     run: Run,
-    workers: Workers = 2,
+    workers: Workers = None,
     nodes_dir: NodesDir = None,
     url: Url = None,
     admin_token_file: TokenFile = None,
@@ -108,20 +109,30 @@ def replay(
 ) -> int:
     """Run an experiment again with the clients that took part, and compare the weights round by round."""
     place = Place(Folders(runs_dir, tasks_dir, datasets_dir), url, admin_token_file, port, ca=ca)
+    session = _session(place, workers, nodes_dir, as_json, no_live)
     with reach(place) as (api, _):
         original = api.run(named(api, run).id)
         participants = ledger_cohorts(api.ledger(original.id))
     request = CreateRun(experiment=original.experiment, again=True, participants=participants)
-    session = _session(place, workers, nodes_dir, as_json, no_live)
     return _conduct(session, lambda: session.submit(request, original), as_json)
 
 
-def _session(place: Place, workers: int, nodes_dir: Path | None, as_json: bool, no_live: bool) -> Session:
+def _session(
+    place: Place, workers: int | None, nodes_dir: Path | None, as_json: bool, no_live: bool
+) -> Session:
     if place.url is not None:
         checked_url(place.url)
+        ours = {"--workers": workers, "--nodes-dir": nodes_dir, "--port": place.port or None}
+        if told := [name for name, given in ours.items() if given is not None]:
+            raise InvalidSetting(
+                f"{told[0]}: is for processes of this machine, and --url (or LAB_URL) names a lab with its own: "
+                "leave one of them out"
+            )
         nodes: tuple[Node, ...] = ()
+    elif nodes_dir is not None:
+        nodes = pinned_nodes(nodes_dir)
     else:
-        nodes = plain_nodes(workers) if nodes_dir is None else pinned_nodes(nodes_dir)
+        nodes = plain_nodes(2 if workers is None else workers)
     show: Show = Silent() if as_json else Live(out) if out.is_terminal and not no_live else Plain(out)
     return Session(place, show, psutil.Process().create_time(), nodes)
 

@@ -270,7 +270,8 @@ def _result(
 
 def repeats(run: RunId, place: Place, nodes: tuple[Node, ...]) -> str:
     """The command that runs the same again."""
-    workers = nodes_option(nodes) or (f" --workers {len(nodes)}" if nodes else "")
+    ours = () if place.url is not None else nodes  # a lab elsewhere has its own
+    workers = nodes_option(ours) or (f" --workers {len(ours)}" if ours else "")
     experiment = shlex.quote(str(place.folders.runs / run / "experiment.toml"))
     return f"{FROM_THE_ROOT} run {experiment}{workers} --again{place.working}"
 

@@ -32,6 +32,21 @@ _TASK = 'a built-in task such as "mnist", or "my_task:MyTask" for class MyTask i
 _UPDATES = '"none", "all" or "last:n" with n rounds'
 
 
+def asked_of(cohort: int, oversample: float) -> int:
+    """How many clients are asked for so many updates: with over-sampling some more."""
+    return _ceil(cohort * (1 + oversample))
+
+
+def needed_of(cohort: int, quorum: float) -> int:
+    """How many of a cohort's updates close a round."""
+    return max(_ceil(cohort * quorum), 1)
+
+
+def _ceil(number: float) -> int:
+    """Of products such as 0.55 · 100, which floating point puts a hair above 55."""
+    return math.ceil(number - 1e-9)
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
@@ -166,12 +181,12 @@ class Experiment(Section):
     @property
     def asked(self) -> int:
         """How many clients are asked in a round: the cohort and, with over-sampling, some more."""
-        return math.ceil(self.cohort_size * (1 + self.rounds.oversample) - 1e-9)
+        return asked_of(self.cohort_size, self.rounds.oversample)
 
     @property
     def quorum(self) -> int:
         """Without so many updates no round is closed."""
-        return max(math.ceil(self.cohort_size * self.rounds.quorum - 1e-9), 1)
+        return needed_of(self.cohort_size, self.rounds.quorum)
 
     @property
     def digest(self) -> Digest:

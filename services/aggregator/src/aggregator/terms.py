@@ -5,12 +5,11 @@ Plain frozen values between `experiment` and the store on one side and `rounds` 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from roundtable.experiment import Experiment
+from roundtable.experiment import Experiment, asked_of, needed_of
 from roundtable.fleet import Fleet
 from roundtable.strategy import Sampler
 from roundtable.strategy.part import Seen
@@ -87,11 +86,11 @@ class Settings:
 
     def asked(self, round_number: int) -> int:
         """How many clients are asked: the cohort and, with over-sampling, some more."""
-        return _ceil(self.cohort_of(round_number) * (1 + self.oversample))
+        return asked_of(self.cohort_of(round_number), self.oversample)
 
     def needed(self, round_number: int) -> int:
         """The quorum: with fewer updates a round is never closed."""
-        return max(_ceil(self.cohort_of(round_number) * self.quorum), 1)
+        return needed_of(self.cohort_of(round_number), self.quorum)
 
     def on(self, round_number: int, trial: int, eligible: Sequence[ClientId]) -> Sequence[ClientId]:
         """Who of the eligible has a machine that is on; nobody where they never suffice."""
@@ -155,8 +154,3 @@ class Recovered:
     homes: Mapping[ClientId, WorkerId] = field(default_factory=dict)  # the latest Place
     nodes: Mapping[str, ClientId] = field(default_factory=dict)  # the Pin: node name → client
     history: Mapping[ClientId, Seen] = field(default_factory=dict)  # each client's last committed round
-
-
-def _ceil(number: float) -> int:
-    """Of products such as 0.55 · 100, which floating point puts a hair above 55."""
-    return math.ceil(number - 1e-9)

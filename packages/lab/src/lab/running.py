@@ -125,8 +125,8 @@ def _session(
         ours = {"--workers": workers, "--nodes-dir": nodes_dir, "--port": place.port or None}
         if told := [name for name, given in ours.items() if given is not None]:
             raise InvalidSetting(
-                f"{told[0]}: is for processes of this machine, and --url (or LAB_URL) names a lab with its own: "
-                "leave one of them out"
+                f"{told[0]}: is for processes of this machine, and --url (or LAB_URL) names a lab with its "
+                "own: leave one of them out"
             )
         nodes: tuple[Node, ...] = ()
     elif nodes_dir is not None:

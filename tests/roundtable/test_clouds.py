@@ -129,12 +129,12 @@ class TestLabels:
         assert max(shares) > 0.7
 
     def test_need_no_tensorflow_and_no_pictures(self, tmp_path: Path) -> None:
-        folder_of(tmp_path / "clouds" / "train")
-        for path in (tmp_path / "clouds" / "train" / "images").iterdir():
+        folder_of(tmp_path / "synthetic" / "train")
+        for path in (tmp_path / "synthetic" / "train" / "images").iterdir():
             path.write_bytes(b"never read")
         command = (
             "import sys; from pathlib import Path; from roundtable.tasks import find\n"
-            "task = find('clouds', {'data': 'tiles', 'tile': 16}, Path()).task\n"
+            "task = find('clouds', {'data': 'tiles', 'tile': 16, 'folder': 'synthetic'}, Path()).task\n"
             "print(len(task.train_labels(Path(sys.argv[1]))), 'tensorflow' in sys.modules)"
         )
         done = subprocess.run([sys.executable, "-c", command, tmp_path], capture_output=True, text=True)
@@ -162,12 +162,21 @@ class TestFolders:
         assert (tiles.read(tmp_path, 16, 3)[0][0] == x[0, ..., :3]).all()
 
     def test_are_train_and_test_of_the_task(self, tmp_path: Path) -> None:
-        folder_of(tmp_path / "sky" / "train", 6)
-        folder_of(tmp_path / "sky" / "test", 3, seed=2)
-        task = Clouds(data="tiles", folder="sky", tile=16, bands="rgbn")
+        folder_of(tmp_path / "synthetic-sky" / "train", 6)
+        folder_of(tmp_path / "synthetic-sky" / "test", 3, seed=2)
+        task = Clouds(data="tiles", folder="synthetic-sky", tile=16, bands="rgbn")
         data = task.load(tmp_path)
         assert (data.x_train.shape, data.y_test.shape) == ((6, 16, 16, 4), (3, 16, 16))
         assert (task.train_labels(tmp_path) == task.labels(data.y_train)).all()
+
+    def test_of_drawn_tiles_have_to_say_so(self, tmp_path: Path) -> None:
+        folder_of(tmp_path / "sky" / "train")
+        for call in (
+            Clouds(data="tiles", folder="sky", tile=16).train_labels,
+            Clouds("tiles", folder="sky").load,
+        ):
+            assert "was drawn, and no satellite saw it: give its folder a name" in refused(call, tmp_path)
+        assert Clouds(data="tiles", folder="Synthetic-sky").describe().startswith("SYNTHETIC tiles of 64×64")
 
     def test_a_picture_without_its_mask_is_named_and_the_other_way_round(self, tmp_path: Path) -> None:
         folder = folder_of(tmp_path)

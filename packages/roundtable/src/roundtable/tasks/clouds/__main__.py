@@ -49,7 +49,7 @@ def draw(folder: Path, count: int, size: int, seed: int, part: scenes.Part) -> i
             raise InvalidData(f"--{name} {value}: allowed: {least} … {most}")
     images, masks = scenes.tiles(count, size, 4, seed, part)
     for number, (image, mask) in enumerate(zip(images, masks, strict=True)):
-        tiles.write(folder, f"synthetic_{seed}_{part}_{number:05d}", image, mask)
+        tiles.write(folder, f"{tiles.DRAWN}{seed}_{part}_{number:05d}", image, mask)
     return count
 
 

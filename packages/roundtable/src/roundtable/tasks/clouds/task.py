@@ -73,7 +73,8 @@ class Clouds(Task):
     def describe(self) -> str:
         where = f"{self.tile}×{self.tile}, {'RGB' if self.bands == 'rgb' else 'RGB and near infrared'}"
         if self.data == "tiles":
-            return f"tiles of {where} from the folder {self.folder}"
+            drawn = "SYNTHETIC " * self._says_synthetic
+            return f"{drawn}tiles of {where} from the folder {self.folder}"
         return (
             f"SYNTHETIC scenes, drawn from seed {self.scene_seed} and not seen by any satellite: "
             f"{self.train_tiles} + {self.test_tiles} tiles of {where}"
@@ -95,8 +96,8 @@ class Clouds(Task):
             x_train, y_train = self._drawn(self.train_tiles, "train")
             x_test, y_test = self._drawn(self.test_tiles, "test")
         else:
-            x_train, y_train = self._read(data_dir / self.folder / "train")
-            x_test, y_test = self._read(data_dir / self.folder / "test")
+            x_train, y_train = self._read(self._part(data_dir, "train"))
+            x_test, y_test = self._read(self._part(data_dir, "test"))
         return Data(x_train, y_train, x_test, y_test)
 
     def labels(self, y: Array) -> Array:
@@ -106,7 +107,7 @@ class Clouds(Task):
     def train_labels(self, data_dir: Path) -> Array:
         if self.data == "synthetic":
             return self.labels(self._drawn(self.train_tiles, "train")[1])
-        return self.labels(tiles.read_masks(data_dir / self.folder / "train", self.tile))
+        return self.labels(tiles.read_masks(self._part(data_dir, "train"), self.tile))
 
     def load_node(self, folder: Path) -> tuple[Array, Array]:
         """A node's own tiles: images/ and masks/ in its folder, or a `data.npz` of them."""
@@ -124,6 +125,22 @@ class Clouds(Task):
 
     def _drawn(self, count: int, part: scenes.Part) -> tuple[Array, Array]:
         return scenes.tiles(count, self.tile, self.channels, self.scene_seed, part)
+
+    @property
+    def _says_synthetic(self) -> bool:
+        return "synthetic" in self.folder.lower()
+
+    def _part(self, data_dir: Path, part: scenes.Part) -> Path:
+        """Where its tiles are. Raises InvalidData for drawn ones in a folder that does not say so:
+        `describe`, which reports quote, knows no more of them than its name."""
+        folder = data_dir / self.folder / part
+        drawn = next((folder / "masks").glob(f"{tiles.DRAWN}*"), None)
+        if drawn is not None and not self._says_synthetic:
+            raise InvalidData(
+                f"{drawn}: was drawn, and no satellite saw it: give its folder a name with synthetic in it, "
+                "and set task_options.folder to that"
+            )
+        return folder
 
     def _read(self, folder: Path) -> tuple[Array, Array]:
         return tiles.read(folder, self.tile, self.channels)

@@ -20,6 +20,7 @@ CLASSES: Final = ("background", "thick cloud", "thin cloud", "cloud shadow")
 ENDINGS: Final = (".png", ".tif", ".tiff")
 VALUES: Final = "known are " + ", ".join(f"{value} {name}" for value, name in enumerate(CLASSES))
 CLOUDED: Final = 0.01  # of a tile's pixels that are not background make it a tile of clouds
+DRAWN: Final = "synthetic_"  # what the names of such tiles begin with
 REMEDY: Final = "see docs/tasks.md, clouds"
 _COLOURS: Final = ("RGB", "RGBA", "RGBX")
 _ONE_BAND: Final = ("L", "P")  # grey levels, or a palette whose numbers are meant

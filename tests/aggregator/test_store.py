@@ -85,21 +85,6 @@ def test_runs_are_listed_oldest_first_and_found_by_experiment(store: Store) -> N
         store.run("d")
 
 
-def test_deleting_a_run_takes_all_its_rows_along(store: Store, tmp_path: Path) -> None:
-    store.begin_round("r", 0, 1, [0], 1.0)
-    store.issue("r", [(Key(1, "train", 1, 0), 1, "w1")])
-    store.accept_update("r", accepted(1, 0))
-    store.accept_evaluation("r", EvaluationRow(0, -1, 0, "w1", 1, Evaluated(num_examples=1, sums={})))
-    store.commit_round("r", committed(0, states={0: digest(5)}))
-    store.place("r", {0: "w1"})
-    store.delete_run("r")
-    store.close()
-    with sqlite3.connect(tmp_path / FILE) as db:
-        tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        counts = {table: db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}
-    assert set(counts.values()) == {0}
-
-
 def test_an_update_is_accepted_once_for_a_client_round_and_trial(store: Store) -> None:
     store.accept_update("r", accepted(1, 3))
     with pytest.raises(NotPossible, match="client 3 has an update in round 1, trial 1"):
@@ -146,7 +131,6 @@ def test_attempts_keep_the_worker_that_has_the_order(store: Store) -> None:
     store.issue("r", [(key, 2, "w2")])  # said again after a restart
     found = [(row.kind, row.client, row.attempt, row.worker) for row in store.attempts("r")]
     assert found == [("initialize", -1, 1, "w1"), ("train", 4, 1, "w1"), ("train", 4, 2, "w2")]
-    assert [row.round for row in store.attempts("r", since_round=1)] == [1, 1]
 
 
 def test_the_first_evaluation_of_a_shard_counts(store: Store) -> None:

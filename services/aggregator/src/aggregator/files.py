@@ -17,7 +17,6 @@ from __future__ import annotations
 import itertools
 import os
 import re
-import shutil
 from collections import OrderedDict
 from pathlib import Path
 from typing import Final, Literal
@@ -66,11 +65,6 @@ class RunFiles:
                 folder.mkdir(parents=True, exist_ok=True)
                 if self._power:
                     sync_folder(folder.parent)
-
-    def remove(self) -> None:
-        """Everything of the run, for good."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        shutil.rmtree(self.spool.folder, ignore_errors=True)
 
     def let_go(self) -> None:
         """The run is over: nothing is kept for uploads that will not come."""

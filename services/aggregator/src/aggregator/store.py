@@ -151,10 +151,6 @@ class Store:
             (digest, initialized.model_dump_json(), run),
         )
 
-    def delete_run(self, run: RunId) -> None:
-        """Forget it; its folder is for the caller to remove."""
-        self._db.write("DELETE FROM runs WHERE id = ?", (run,))
-
     # --- the round under way --------------------------------------------------------------------------------
 
     def begin_round(
@@ -208,20 +204,19 @@ class Store:
                 ],
             )
 
-    def attempts(self, run: RunId, since_round: int = 0) -> list[AttemptRow]:
-        """All orders given for rounds from `since_round` on, attempts of one key in order."""
+    def attempts(self, run: RunId) -> list[AttemptRow]:
+        """All orders given, attempts of one key in order."""
         return [
             AttemptRow(*tuple(row)[1:])
             for row in self._db.all(
                 "SELECT run, round, kind, trial, client, shard, attempt, worker FROM attempts"
-                " WHERE run = ? AND round >= ? ORDER BY round, kind, trial, client, shard, attempt",
+                " WHERE run = ? ORDER BY round, kind, trial, client, shard, attempt",
                 run,
-                since_round,
             )
         ]
 
     def accept_update(self, run: RunId, update: Accepted) -> None:
-        """Its file is in the spool (files.accept_update): now it counts. A second one: NotPossible."""
+        """Its file is in the spool (Spool.accept): now it counts. A second one: NotPossible."""
         try:
             self._db.write(
                 "INSERT INTO updates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",

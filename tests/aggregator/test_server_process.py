@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -20,6 +21,10 @@ from aggregator.heads import LIMIT
 from aggregator.settings import load
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+
+
+def few_files():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
 
 @contextmanager
@@ -41,6 +46,7 @@ def process(tmp_path, *options, port="0", **environment):
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | environment,
+        preexec_fn=few_files,
     )
     try:
         yield child
@@ -66,6 +72,8 @@ def test_the_first_line_says_where_it_listens_and_requests_are_taken(tmp_path, m
         url = listening(child)
         assert url.startswith("http://127.0.0.1:")
         assert httpx.get(f"{url}/readyz").status_code == 200
+        soft, hard = resource.prlimit(child.pid, resource.RLIMIT_NOFILE)
+        assert soft == hard > 256  # a fold maps every update of its round
         for name in ("join", "admin"):
             assert (tmp_path / "state" / "tokens" / name).stat().st_mode & 0o777 == 0o600
         # and `rerun` asks it there, whatever proxy there is for others

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -73,3 +74,12 @@ def names(folder: Place) -> list[str]:
         return os.listdir(folder)  # noqa: PTH208 -- paths cost more than the listing
     except FileNotFoundError:
         return []
+
+
+def allow_files() -> None:
+    """As many open ones as this process may have: a fold maps every update of its round, and most shells
+    grant 1024.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # macOS says unlimited, and does not mean it
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -18,6 +18,7 @@ import uvloop
 from roundtable.errors import InvalidSetting
 
 from aggregator.app import create_app
+from aggregator.disk import allow_files
 from aggregator.express import Express
 from aggregator.heads import bounded
 from aggregator.logs import configure, note
@@ -68,6 +69,7 @@ def serve(settings: ServiceSettings, *, exit_on_eof: bool = False) -> None:
     """
     settings.check_reach()
     configure(settings.log_level)
+    allow_files()
     tls = server_context(settings.tls_cert_file, settings.tls_key_file)
     with _bound(settings) as listener:
         uvloop.run(_serve(settings, listener, tls, exit_on_eof))

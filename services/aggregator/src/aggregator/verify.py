@@ -25,6 +25,7 @@ from roundtable.weights import Manifest
 
 from aggregator.checks import update_groups
 from aggregator.commit import fold_plan
+from aggregator.disk import allow_files
 from aggregator.files import Kind, RunFiles
 from aggregator.fold import digest_of, extract_states, fold, server_groups
 from aggregator.rows import Accepted, CommitRow, RunRow
@@ -264,6 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--head", help="what the ledger should end in, from result.json or a worker's log")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     options = parser.parse_args(arguments)
+    allow_files()
     report = verify(options.state_dir, options.run, spool_dir=options.spool_dir, head=options.head)
     print(json.dumps({**asdict(report), "holds": report.holds}, indent=2) if options.json else _text(report))
     return 0 if report.holds else 1

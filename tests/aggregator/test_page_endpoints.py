@@ -158,6 +158,18 @@ async def test_an_experiment_file_is_checked_for_the_page(open_lab):
         assert (await lab.http.post("/v1/experiments", content=EXPERIMENT)).status_code == 401
 
 
+async def test_weights_that_are_tidied_while_they_are_asked_for_are_said_to_be_gone(
+    open_lab, monkeypatch, tmp_path
+):
+    async def found(run, which):
+        return tmp_path / "gone", "0" * 64
+
+    async with open_lab() as lab:
+        monkeypatch.setattr(lab.service.runs.archive, "model", found)
+        reply = await lab.http.get("/v1/runs/r/model")
+        assert reply.status_code == 404 and "ask again" in reply.json()["detail"]
+
+
 # --- the lab's own stream
 
 

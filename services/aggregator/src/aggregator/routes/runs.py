@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import StreamingResponse
 from pydantic import TypeAdapter
 from roundtable import experiment as experiments
-from roundtable.errors import InvalidExperiment, InvalidInput
+from roundtable.errors import InvalidExperiment, InvalidInput, Unknown
 from roundtable.experiment import Experiment
 from roundtable.messages import CreateRun, RunDetail, RunView
 from roundtable.types import RunId
@@ -158,4 +158,8 @@ async def model(request: Request, run: RunId, which: str = "latest") -> Response
     if not re.fullmatch(r"latest|best|round:\d{1,9}", which, re.ASCII):
         raise InvalidInput(f'which: "latest", "best" or "round:N", found {which!r:.40}')
     path, digest = await service_of(request).runs.archive.model(run, which)
-    return ContentFile(memoryview(map_file(path)), digest, lambda _: None, lasting=False)
+    try:
+        content = memoryview(map_file(path))
+    except FileNotFoundError:  # there a moment ago
+        raise Unknown(f"run {run} has gone on, and keeps the weights of {which} no more: ask again") from None
+    return ContentFile(content, digest, lambda _: None, lasting=False)

@@ -121,6 +121,10 @@ def test_repeats_that_are_all_alike_are_a_fact_in_bytes_and_little_in_whole_roun
     assert interval([3.0] * 3, 5.0).half == pytest.approx(
         stats.t.ppf(0.975, 2) * 5 / np.sqrt(12) / np.sqrt(3)
     )
+    learned = paired(ones, twos, learned=True)  # shares of few examples are often as far apart by chance
+    assert learned.verdict(learned.p) == "too few repeats" and learned.half is None
+    same = paired(ones, ones, learned=True)
+    assert same.verdict(same.p) == "the same"
     nearly = paired(ones, dict.fromkeys(ones, 1.0 + 1e-15))
     assert nearly.verdict(nearly.p) == "the same"
 
@@ -292,9 +296,8 @@ def test_words_claim_a_difference_or_say_what_is_not_ruled_out(
     tmp_path: Path,
 ) -> None:
     part = section(tiny(tmp_path))
-    apart = summary(
-        part, records(part, lambda cell, seed: (0.9 if cell.id == "clients-2" else 0.6) + seed / 1000)
-    )
+    heights = {"clients-2": 0.9, "clients-8": 0.6}
+    apart = summary(part, records(part, lambda cell, seed: heights[cell.id] * (1 + seed / 1e6)))
     told = " ".join(words.of_section(apart))
     assert "Against 2, in each of 3 repeats: 8 is 30.00 points lower." in told
     same = summary(part, records(part, lambda _cell, seed: 0.7 + seed / 100))
@@ -317,6 +320,7 @@ def test_the_same_in_every_repeat_is_said_of_values_and_not_of_their_mean(tmp_pa
     assert "to these digits the same in all 2" in words.shown(accuracy, interval([90.001, 90.002]))
     own = summary(part, records(part, lambda _cell, seed: 0.9 + seed / 1000))
     effect = next(effect for effect in effects(own) if effect.measure.name == "accuracy")
+    assert effect.difference.learned
     apart = paired(_by_seed([0.0] * 100), _by_seed([1.0, 1.01] * 50))
     assert not claims._always(replace(effect, difference=apart))
     known = paired(_by_seed([0.0] * 5), _by_seed([1.0] * 5))
@@ -364,7 +368,9 @@ def test_an_average_over_other_factors_says_where_it_hides_unlike_ones(tmp_path:
     lower = {("8", "0.1"): 0.3}  # what 8 clients cost, by the rate
     found = records(
         part,
-        lambda cell, seed: 0.9 + seed / 1000 - lower.get((cell.levels["clients"], cell.levels["rate"]), 0.0),
+        lambda cell, seed: (
+            0.9 - (1 + seed / 1e6) * lower.get((cell.levels["clients"], cell.levels["rate"]), 0.0)
+        ),
     )
     told = " ".join(words.of_section(summary(part, found)))
     assert "Against 2, in each of 3 repeats: 8 is 15.00 points lower." in told
@@ -661,7 +667,9 @@ def test_where_levels_are_a_choice_it_is_said_which_help_and_which_do_not(tmp_pa
     part = section(path)
     heights = {"clients-2": 0.6, "clients-4": 0.9, "clients-8": 0.3, "clients-16": 0.6005}
     noise = {("clients-16", 1): 0.003, ("clients-16", 2): -0.002}
-    levels = records(part, lambda cell, seed: heights[cell.id] + noise.get((cell.id, seed), 0) + seed / 1000)
+    levels = records(
+        part, lambda cell, seed: heights[cell.id] * (1 + seed / 1e6) + noise.get((cell.id, seed), 0)
+    )
     found = summary(part, levels)
     told = " ".join(words.of_section(found))
     assert "Shown to do better than 2: 4 in test accuracy." in told

@@ -162,7 +162,8 @@ def effects_of(found: Summary, stratum: Stratum, measure: Measure) -> list[Effec
     values = stratum.by_seed(first, measure)
     steps = {name: stratum.step(name, measure) for name in names}
     differences = [
-        paired(values, stratum.by_seed(name, measure), (steps[first], steps[name])) for name in others
+        paired(values, stratum.by_seed(name, measure), (steps[first], steps[name]), measure.learned)
+        for name in others
     ]
     adjusted = holm([difference.p for difference in differences])
     return [

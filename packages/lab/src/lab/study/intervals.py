@@ -115,12 +115,14 @@ class Difference(_Around):
     """`b` − `a`, over the seeds that both have finished: `each` is the differences, one a seed.
 
     Nothing is told of some seeds alone, as of those that reached a target. The spread of the differences is
-    not taken for less than that of the rounding at either side (`Interval.step`).
+    not taken for less than that of the rounding at either side (`Interval.step`). Without any spread it is a
+    fact where it is of sizes; of what was learned, such as shares of a few examples, it is a coincidence.
     """
 
     a: Interval
     b: Interval
     each: Interval
+    learned: bool = False
 
     @property
     def mean(self) -> float | None:
@@ -179,10 +181,12 @@ class Difference(_Around):
 
     @property
     def _error(self) -> float | None:
-        """The standard error of its mean."""
+        """The standard error of its mean, where that is known."""
         if self.each.n < 2 or not self.each.whole:
             return None
         spread = max(statistics.stdev(self.each.values), math.hypot(self.a.step, self.b.step) / math.sqrt(12))
+        if self.learned and spread <= self._rounding < abs(statistics.fmean(self.each.values)):
+            return None
         return spread / math.sqrt(self.each.n)
 
     @property
@@ -191,7 +195,10 @@ class Difference(_Around):
 
 
 def paired(
-    a: Mapping[int, float | None], b: Mapping[int, float | None], steps: tuple[float, float] = (0.0, 0.0)
+    a: Mapping[int, float | None],
+    b: Mapping[int, float | None],
+    steps: tuple[float, float] = (0.0, 0.0),
+    learned: bool = False,
 ) -> Difference:
     """Of values by seed, None where a finished repeat has none; seeds that one of them lacks are left out.
 
@@ -201,7 +208,7 @@ def paired(
     both = [(a[seed], b[seed]) for seed in seeds]
     each = [None if one is None or other is None else other - one for one, other in both]
     one, other = (interval([pair[side] for pair in both], steps[side]) for side in (0, 1))
-    return Difference(one, other, interval(each))
+    return Difference(one, other, interval(each), learned)
 
 
 def holm(chances: Sequence[float | None]) -> list[float | None]:

@@ -161,7 +161,7 @@ async def test_an_experiment_file_is_checked_for_the_page(open_lab):
 async def test_weights_that_are_tidied_while_they_are_asked_for_are_said_to_be_gone(
     open_lab, monkeypatch, tmp_path
 ):
-    async def found(run, which):
+    async def found(*_):
         return tmp_path / "gone", "0" * 64
 
     async with open_lab() as lab:

@@ -24,6 +24,7 @@ from roundtable.errors import (
     CorruptStore,
     InvalidExperiment,
     NotPossible,
+    RoundtableError,
     RunFailed,
     Unauthorized,
     Unknown,
@@ -209,6 +210,15 @@ def test_verify_does_not_call_a_round_folded_again_that_was_not(
     done = subprocess.CompletedProcess([], 0, json.dumps(found | {"holds": True}), "")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
     assert words in verification.of_files("r", Folders()).lines
+
+
+def test_a_check_that_takes_too_long_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*_: object, **__: object) -> None:
+        raise subprocess.TimeoutExpired("verify", 1)
+
+    monkeypatch.setattr(subprocess, "run", slow)
+    with pytest.raises(RoundtableError, match="r cannot be verified within 3600 s"):
+        verification.of_files("r", Folders())
 
 
 def test_a_study_trusts_the_authority_of_a_lab_elsewhere_that_it_is_given(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 
 import pytest
-from lab import tables
-from lab.live import HEADING, Plain, clock, picture, round_line
+from lab import charts, options, tables
+from lab.live import HEADING, Live, Plain, clock, picture, round_line, title
 from lab.progress import Progress
 from lab.results import Spread
 from rich.console import Console
@@ -77,7 +78,7 @@ def test_before_anything_answers_it_says_what_it_waits_for(experiment: Experimen
     progress = Progress(experiment, ("worker-1",))
     text = "\n".join(drawn(progress, 80))
     assert "starting the aggregator" in text
-    assert "worker-1  ◌ starting" in text
+    assert "worker-1   ◌ starting" in text
 
 
 def test_waiting_for_tensorflow_then_for_the_reason_the_aggregator_gives(
@@ -163,6 +164,37 @@ def test_plain_lines_have_no_escape_codes_and_one_line_a_round(running: Progress
     assert "\x1b" not in text
     assert text.count("60.00 %") == 1
     assert text.count("70.00 %") == 1
+
+
+def test_what_is_suggested_in_the_live_view_can_be_copied(running: Progress) -> None:
+    console = Console(file=io.StringIO(), width=40, force_terminal=True, color_system=None)
+    command = "lab resume 20300101-120000-small --runs-dir 'my runs' --tasks-dir tasks"
+    Live(console).say(f"run r was left after round 1: `{command}` goes on with it")
+    assert isinstance(console.file, io.StringIO)
+    assert command.removeprefix("lab") in console.file.getvalue()
+    assert any("worker-1" in line for line in drawn(running, 40))
+
+
+def test_one_is_not_called_many(experiment: Experiment, a_round: Callable[[int], RoundRecord]) -> None:
+    one = experiment.model_copy(update={"rounds": experiment.rounds.model_copy(update={"count": 1})})
+    assert title(one).endswith(" · 1 round")
+    below = charts.traffic([a_round(1)]).partition("matplotlib.axis_2")[0]
+    assert re.findall(r">(\d[\d.]*)</text>", below) == ["1"]
+
+
+def test_status_names_what_is_computed_on(workers: tuple[WorkerView, ...]) -> None:
+    console = Console(file=io.StringIO(), width=80, color_system=None)
+    orin = workers[1].model_copy(update={"accelerator": "GPU: Orin"})
+    console.print(tables.status([], (workers[0], orin)))
+    assert isinstance(console.file, io.StringIO)
+    assert " GPU: Orin: worker-2\n" in console.file.getvalue()
+
+
+def test_a_dumb_terminal_is_told_line_by_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for term, drawn_over in (("xterm", True), ("dumb", False)):
+        monkeypatch.setenv("TERM", term)
+        monkeypatch.setattr(options, "out", Console(force_terminal=True))
+        assert options.animated() is drawn_over
 
 
 @pytest.mark.parametrize(("seconds", "shown"), [(0, "0:00"), (61.4, "1:01"), (3725, "1:02:05")])

@@ -139,6 +139,19 @@ class TestFigure:
         patches = [patch.get_facecolor() for patch in drawn.legends[0].get_patches()]
         assert tuple(colours[0]) == patches[1] and tuple(colours[1]) == patches[2]
 
+    def test_what_a_task_prints_while_they_are_drawn_is_not_among_the_commands_output(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "loud.py").write_text(
+            "from roundtable.tasks import Task\nclass Loud(Task):\n"
+            "    def model(self): ...\n    def loss(self): ...\n"
+            "    def load(self, folder): print('loading')\n"
+        )
+        loud = parse({"name": "x", "task": "loud:Loud"})
+        _, why = predictions.if_possible(loud, Folders(tasks=tmp_path), Weights(Manifest(()), ()), "x")
+        assert why.startswith("predictions are not drawn: task loud:Loud")
+        assert capsys.readouterr() == ("", "loading\n")
+
     def test_takes_examples_of_as_many_labels_as_there_are(self) -> None:
         labels = np.array([1] * 20 + [0, 2, 0] + [1] * 9)
         assert predictions.choice(labels).tolist() == [0, 1, 20, 21, 22]

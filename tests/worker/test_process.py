@@ -98,6 +98,7 @@ def test_a_signal_lets_a_short_training_end_and_hands_the_rest_back(
     code, lines = end_of(child)
     assert code == 0 and time.monotonic() - asked < 5
     assert aggregator.arrived == ["o10"] and aggregator.left == 1
+    assert '"accelerator": ' in lines[0]
     assert ['"event": "joined"' in lines[0], '"event": "leaving"' in lines[-1]] == [True, True]
     assert "client 10" in lines  # what a task prints
 

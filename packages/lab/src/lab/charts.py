@@ -230,7 +230,7 @@ def _numbers(rounds: Sequence[RoundRecord]) -> list[int]:
 
 def rounds_axis(axes: Any) -> None:
     axes.set_xlabel("round")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))  # one, where there is one round
 
 
 def svg(figure: Figure, name: str) -> str:

@@ -22,7 +22,7 @@ from roundtable.types import ClientId
 
 from lab import stdout
 from lab.called import as_called
-from lab.progress import Progress
+from lab.progress import Progress, counted
 
 BLUE = "#0072B2"  # Okabe and Ito's, as in the report
 ORANGE = "#E69F00"
@@ -115,7 +115,8 @@ class Live:
     def say(self, line: str, *, warn: bool = False) -> None:
         words = as_called(line)
         self._console.print(
-            Text.assemble((" ▲ ", ORANGE), words) if warn else Text(f"   {words}", style="dim")
+            Text.assemble((" ▲ ", ORANGE), words) if warn else Text(f"   {words}", style="dim"),
+            soft_wrap=True,  # a command in two pieces cannot be copied
         )
 
     def end(self) -> None:
@@ -126,8 +127,9 @@ def title(experiment: Experiment) -> str:
     clients = experiment.clients
     cohort = "" if experiment.cohort_size == clients.count else f", {experiment.cohort_size} a round"
     return (
-        f"{experiment.name} · {experiment.task} · {clients.count} clients"
-        f" ({experiment.partition.kind}{cohort}) · {experiment.rounds.count} rounds{_machines(experiment)}"
+        f"{experiment.name} · {experiment.task} · {counted(clients.count, 'client')}"
+        f" ({experiment.partition.kind}{cohort}) · {counted(experiment.rounds.count, 'round')}"
+        f"{_machines(experiment)}"
     )
 
 
@@ -211,12 +213,7 @@ def workers_table(
     `pending`: clients whose updates of the round under way are not in yet.
     """
     table = Table.grid(padding=(0, 2))
-    for least, most in (
-        (0, 18),
-        (20, 24),
-        (0, 22),
-        (0, 8),
-    ):  # node, state, clients, memory: 80 columns
+    for least, most in ((11, 18), (20, 24), (0, 22), (0, 8)):  # node, state, clients, memory: 80 columns
         table.add_column(no_wrap=True, overflow="ellipsis", min_width=least, max_width=most)
     gone = died or {}
     by_node = {worker.node: worker for worker in workers}
@@ -274,7 +271,7 @@ def _standing(worker: WorkerView, pending: frozenset[ClientId]) -> tuple[Text | 
 def _busy(worker: WorkerView, to_train: int) -> Text:
     """What it said when it last asked for work may be seconds old; which updates are missing is not."""
     if to_train:
-        return Text.assemble(("● ", BLUE), f"training {to_train} client{'s' if to_train > 1 else ''}")
+        return Text.assemble(("● ", BLUE), f"training {counted(to_train, 'client')}")
     if worker.doing in (None, "", "waiting") or worker.doing.startswith("training"):
         return Text("○ waiting", style="dim")
     return Text.assemble(("● ", BLUE), worker.doing)

@@ -38,6 +38,7 @@ from lab.options import (
     Tasks,
     TokenFile,
     Url,
+    animated,
     out,
     print_json,
 )
@@ -76,10 +77,12 @@ def check(
     asked, count = loaded.cohort_size, loaded.clients.count
     cohort = f"{asked} of {count}" if asked < count else f"all {count}"
     trained = [forecast.trained_on(loaded, size) for size in sizes]
-    own = f"{tables.span(trained)} training examples each" if sizes else "each with the data of its node"
+    examples = "example" if trained and max(trained) == 1 else "examples"
+    own = f"{tables.span(trained)} training {examples} each" if sizes else "each with the data of its node"
     if sizes and loaded.clients.holdout:
         own += f", besides {tables.span(map(sub, sizes, trained))} held out"
-    out.print(f"  {cohort} clients take part in a round, {own}", soft_wrap=True)
+    clients = "client takes" if count == 1 else "clients take"
+    out.print(f"  {cohort} {clients} part in a round, {own}", soft_wrap=True)
     if expected is not None:
         out.print(tables.forecast(expected, loaded.machines.clock))
     return Exit.DONE
@@ -130,7 +133,7 @@ def status(
     with present(place) as api:
         if as_json:
             print_json({"runs": _plain(api.runs()), "workers": _plain(api.workers())})
-        elif not out.is_terminal:
+        elif not animated():
             out.print(tables.status(api.runs(), api.workers()))
         else:
             _watch_status(api)

@@ -90,5 +90,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, and 
 NoLive = Annotated[bool, typer.Option("--no-live", help="Plain lines instead of the live view.")]
 
 
+def animated() -> bool:
+    """Whether what is shown can be drawn over: not in a file or pipe, nor on a terminal that is TERM=dumb."""
+    return out.is_terminal and not out.is_dumb_terminal
+
+
 def print_json(body: Any) -> None:
     print(json.dumps(body, indent=2, allow_nan=False))

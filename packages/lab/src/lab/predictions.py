@@ -18,7 +18,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from roundtable.errors import InvalidInput
 from roundtable.experiment import Experiment
-from roundtable.tasks.loading import blaming
 from roundtable.tasks.task import Data
 from roundtable.types import Array, RunId
 from roundtable.weights import Weights
@@ -59,7 +58,7 @@ def predicted(
     `held`: the task's data, where they have been loaded before.
     """
     task = data.task_of(experiment, folders.tasks).task
-    with blaming(f"task {experiment.task}: its predictions cannot be drawn"):
+    with data.calling(f"task {experiment.task}: its predictions cannot be drawn"):
         held = held or task.load(folders.datasets)
         chosen = choice(task.labels(held.y_test))
         x, y = held.x_test[chosen], held.y_test[chosen]

@@ -89,7 +89,7 @@ class Progress:
         if self.run.state == "waiting":
             # "No worker is there" is what was told last before the first came: no news while they start.
             if self.launched and starting + present > 0 and not (present and self.told_since):
-                return f"starting {_count(max(starting, 1), 'worker')}: TensorFlow is being imported"
+                return f"starting {counted(max(starting, 1), 'worker')}: TensorFlow is being imported"
             return self.run.reason or "waiting for workers"
         if self.run.state == "initializing":
             return "making the first weights: a worker builds the model and reads the data"
@@ -104,8 +104,8 @@ class Progress:
         number = self.committed + 1
         if not self.run.cohort:
             return f"round {number}"
-        return f"round {number}: {len(self.run.arrived)} of {_count(len(self.run.cohort), 'client')} in"
+        return f"round {number}: {len(self.run.arrived)} of {counted(len(self.run.cohort), 'client')} in"
 
 
-def _count(number: int, thing: str) -> str:
+def counted(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"

@@ -37,10 +37,12 @@ from lab.options import (
     TokenFile,
     Url,
     Workers,
+    animated,
     out,
     print_json,
 )
 from lab.place import Place, named, reach
+from lab.progress import counted
 from lab.report import seconds
 from lab.results import Result
 from lab.session import Outcome, Session, ledger_cohorts
@@ -133,7 +135,7 @@ def _session(
         nodes = pinned_nodes(nodes_dir)
     else:
         nodes = plain_nodes(2 if workers is None else workers)
-    show: Show = Silent() if as_json else Live(out) if out.is_terminal and not no_live else Plain(out)
+    show: Show = Silent() if as_json else Plain(out) if no_live or not animated() else Live(out)
     return Session(place, show, psutil.Process().create_time(), nodes)
 
 
@@ -208,7 +210,7 @@ def _tell(session: Session, outcome: Outcome) -> None:
         words = f" {percent(final.accuracy)} test accuracy" if final.accuracy is not None else " done"
         out.print(
             Text.assemble(
-                (f"{words} after {final.rounds} rounds in {seconds(final.seconds)}", "bold"),
+                (f"{words} after {counted(final.rounds, 'round')} in {seconds(final.seconds)}", "bold"),
                 (
                     ""
                     if final.virtual_seconds is None

@@ -26,7 +26,7 @@ from lab.follow import follow
 from lab.live import Show
 from lab.native import Native, Node, attached, native, plain_nodes
 from lab.place import Place, named, reach
-from lab.progress import Progress
+from lab.progress import Progress, counted
 from lab.results import Result, Spread, Startup
 
 
@@ -237,7 +237,7 @@ def _write(
         from lab import predictions
 
         say("drawing predictions")
-        title = f"{result.name}, after {result.final.rounds} rounds" + (
+        title = f"{result.name}, after {counted(result.final.rounds, 'round')}" + (
             f"\n{result.data}" if result.data else ""
         )
         drawn, problem = predictions.if_possible(result.experiment, place.folders, weights, title)

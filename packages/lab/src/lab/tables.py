@@ -51,6 +51,9 @@ def status(views: Sequence[RunView], workers: Sequence[WorkerView]) -> Renderabl
     here = [worker for worker in workers if worker.state != "left"]
     waited_for = pending(active[0] if active else None)
     parts.append(workers_table(tuple(here), waited_for) if here else Text(" no worker is here", style="dim"))
+    for device in sorted({worker.accelerator for worker in here if worker.accelerator}):
+        on = ", ".join(worker.node for worker in here if worker.accelerator == device)
+        parts.append(Text(f" {device}: {on}", style="dim"))
     return Group(*parts)
 
 

@@ -11,13 +11,14 @@ from typing import Any
 from roundtable.errors import CorruptStore, RoundtableError
 from roundtable.ledger import LedgerEntry, check_chain
 from roundtable.messages import RunView
-from roundtable.types import RunId
+from roundtable.types import RunId, Seconds
 
 from lab import results
 from lab.children import python
 from lab.native import Folders
+from lab.progress import counted
 
-TIME_LIMIT = 3600.0  # recomputing every fold of a long run takes its time
+TIME_LIMIT: Seconds = 3600.0  # recomputing every fold of a long run takes its time
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,10 @@ def of_files(run: RunId, folders: Folders) -> Verdict:
     """
     command = [*python("aggregator.verify"), run, "--state-dir", str(folders.state), "--json"]
     command += _known_head(folders.runs / run)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT, check=False)
+    except subprocess.TimeoutExpired:
+        raise RoundtableError(f"{run} cannot be verified within {TIME_LIMIT:.0f} s") from None
     try:
         body = json.loads(done.stdout)
     except ValueError:
@@ -73,10 +77,10 @@ def _known_head(folder: Path) -> list[str]:
 
 def _words(body: Any) -> list[str]:
     folded = len(body["folded"])
-    again = f"{_count(folded, 'round')} folded again from kept updates, to the same bits"
+    again = f"{counted(folded, 'round')} folded again from kept updates, to the same bits"
     lines = [
         f"{body['run']}: {body['rounds']} rounds, ledger's head {body['head'] or 'unknown'}",
-        f"  {_count(body['files'], 'kept file')} compared with their hashes",
+        f"  {counted(body['files'], 'kept file')} compared with their hashes",
         f"  {again if folded else 'no round folded again: that takes updates that are kept (keep.updates)'}",
     ]
     lines += [f"  PROBLEM: {problem}" for problem in body["problems"]]
@@ -84,7 +88,3 @@ def _words(body: Any) -> list[str]:
         usable = ", ".join(str(checkpoint["round"]) for checkpoint in body["usable"])
         lines.append(f"  weights that are whole: {f'round {usable}' if usable else 'none'}")
     return [*lines, "  everything holds" if body["holds"] else "  this run does NOT hold"]
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"

@@ -98,7 +98,7 @@ class Archive:
                 number = int(which.partition(":")[2])
                 commit = next((commit for commit in store.commits(run) if commit.round == number), None)
             if commit is None or initialized is None:
-                raise Unknown(f"run {run} has no weights of {which}: see its rounds with `lab status`")
+                raise Unknown(f"run {run} has no weights of {which}: `lab runs` says how many rounds it has")
             return commit, initialized.manifest
 
         def explain() -> CorruptStore | Unknown:

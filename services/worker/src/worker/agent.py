@@ -167,7 +167,8 @@ class Agent:
                     warn("waiting for the aggregator", detail=str(error))
                 self.board.pause(backoff.next())
                 continue
-            say("joined", aggregator=self._link.url, worker=joined.worker)
+            on = self._join_message.accelerator
+            say("joined", aggregator=self._link.url, worker=joined.worker, accelerator=on)
             for text in joined.warnings:
                 warn("the aggregator warns", detail=text)
             self._points.joined(joined.worker, joined.time)

@@ -304,6 +304,10 @@ def test_a_repeat_with_the_weights_recorded_says_so(again: Study, capsys: pytest
             lambda body: body["repeats"][1]["rounds"][0].update(late=1),
             "clients were cut off by the real clock",
         ),
+        (
+            lambda body: body["repeats"][1]["rounds"][0].update(lost=1),  # and asked again
+            "although code, packages, task, data and processor are the same",
+        ),
     ],
 )
 def test_a_repeat_with_other_weights_says_what_is_known_to_differ(

@@ -71,8 +71,7 @@ def test_what_a_model_draws_besides_its_weights_is_of_no_run_s_seed(folder: Path
 
     shelf = Shelf()
     trainer(folder, shelf, seed=1)
-    second = bits(trainer(folder, shelf, seed=2))
-    assert second == bits(trainer(folder, Shelf(), seed=2)) != bits(trainer(folder, Shelf(), seed=3))
+    assert bits(trainer(folder, shelf, seed=2)) == bits(trainer(folder, Shelf(), seed=2))
 
 
 def test_an_exported_model_is_the_one_that_was_trained(folder: Path) -> None:

@@ -232,12 +232,13 @@ def test_the_command_that_a_report_gives_is_what_has_to_be_typed(
     path, results = tiny(folder, "[2]"), tmp_path / "the results"
     given: list[str] = []
     monkeypatch.setattr(pictures, "make", lambda *_: ())
-    monkeypatch.setattr(page, "gather", lambda *arguments: given.append(arguments[3]))
+    monkeypatch.setattr(page, "gather", lambda *arguments: given.extend((arguments[3], arguments[5])))
     monkeypatch.setattr(page, "write", lambda *_: "report.html")
     monkeypatch.setattr(page, "write_tables", lambda *_: None)
     to = ["--to", str(tmp_path)] if elsewhere else []
     places = ["--out", str(results), "--tasks-dir", "my tasks"]
-    assert run_app(["study", "report", str(path), *places, *to]) == Exit.DONE
+    assert run_app(["study", "report", str(path), *places, *to, "--note", "slow"]) == Exit.DONE
+    assert given[1] == "slow"
     words = shlex.split(given[0].format(cell="tiny/clients-2", seed=1))
     assert words[1:7] == ["study", "repeat", str(path), "tiny/clients-2", "--seed", "1"]
     assert sorted(words[7:]) == ([] if elsewhere else sorted(places))  # another's machine has other folders

@@ -1045,9 +1045,13 @@ def test_parts_of_different_code_are_told_at_the_top(tmp_path: Path) -> None:
     assert page._codes(found) == (
         "Its parts are of different code: git aaaaaaa (tiny, other); git bbbbbbb (third)."
     )
-    report = page.gather(part.study, [parts[0], parts[2]], tmp_path / "out", "{cell}{seed}")
+    told_by_hand = "Run beside other work: its seconds mean nothing."
+    report = page.gather(
+        part.study, [parts[0], parts[2]], tmp_path / "out", "{cell}{seed}", note=told_by_hand
+    )
     page.write(report, tmp_path / "made")
     for name in ("report.html", "report.md"):
+        assert told_by_hand in (tmp_path / "made" / name).read_text()
         said = "Its parts are of different code: git aaaaaaa (tiny); git bbbbbbb (third)."
         assert said in (tmp_path / "made" / name).read_text()
 

@@ -144,7 +144,7 @@ def run(
             return Exit.INTERRUPTED
         finally:
             show.end()
-    report(study, out_dir, None, tasks_dir, datasets_dir)
+    report(study, out_dir, tasks_dir=tasks_dir, datasets_dir=datasets_dir)
     if not keep_weights:
         for repeat in (r for record in conduct.records.values() for r in record.repeats if r.run):
             drop(place.folders, str(repeat.run))
@@ -220,6 +220,10 @@ def report(
         Path | None,
         typer.Option("--to", help="Where to write it; OUT/STUDY where left out.", show_default=False),
     ] = None,
+    note: Annotated[
+        str,
+        typer.Option(help="What its readers must know of how it was run, at its top.", show_default=False),
+    ] = "",
     tasks_dir: Tasks = TASKS,
     datasets_dir: Datasets = DATASETS,
 ) -> int:
@@ -234,7 +238,7 @@ def report(
     command = f"{quoted} {{cell}} --seed {{seed}}{_literal(places)}"
     for problem in pictures.make(out_dir, sections, Folders(out_dir / ".lab", tasks_dir, datasets_dir)):
         out.print(f"predictions are not drawn: {problem}", soft_wrap=True, markup=False)
-    made = page.gather(file, sections, out_dir, command, tasks_dir)
+    made = page.gather(file, sections, out_dir, command, tasks_dir, note)
     folder = to or out_dir / file.name
     written = page.write(made, folder)
     page.write_tables(sections, out_dir, folder, tasks_dir)

@@ -55,6 +55,7 @@ class Part:
 @dataclass(frozen=True)
 class Report:
     study: Study
+    note: str  # whoever wrote it: of how it was run
     parts: list[Part]
     ranking: list[str]
     effects: grids.Table | None
@@ -66,7 +67,9 @@ class Report:
     coverage: grids.Table | None  # of one with parts
 
 
-def gather(study: Study, sections: Sequence[Section], out: Path, command: str, tasks: Path = TASKS) -> Report:
+def gather(
+    study: Study, sections: Sequence[Section], out: Path, command: str, tasks: Path = TASKS, note: str = ""
+) -> Report:
     """Read the records and work everything out. `command`: repeats a cell, `{cell}` and `{seed}` put in.
 
     Raises Unknown where nothing has been run, NotPossible where records do not belong together.
@@ -84,6 +87,7 @@ def gather(study: Study, sections: Sequence[Section], out: Path, command: str, t
     table = ranked(found)
     return Report(
         study=study,
+        note=note,
         parts=[_part(own, command, out, tasks) for own in found],
         ranking=claims.of_ranking(table),
         effects=grids.of_effects(table),

@@ -96,6 +96,7 @@ def test_node_add_writes_a_folder_that_is_all_a_device_needs(
     assert (folder / "tasks" / "breast_cancer.py").is_file()
     page = (folder / "README.md").read_text()
     assert "TARGET=pi" in page and "curl --cacert ca.pem https://10.0.0.5:8080/healthz" in page
+    assert "lab status --url https://10.0.0.5:8080 --ca certs/ca.pem --admin-token-file read-token" in page
 
 
 def test_the_gpu_of_an_orin_is_asked_for_and_no_other(lab_folder: Path) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -188,6 +189,7 @@ def _settings(wanted: Wanted, url: str) -> str:
 
 def _readme(wanted: Wanted, url: str) -> str:
     probe = f"curl {'--cacert ca.pem ' if url.startswith('https:') else ''}{url}/healthz"
+    ca = f" --ca {shlex.quote(str(wanted.certs_dir / 'ca.pem'))}" if url.startswith("https:") else ""
     own = (
         f"""
 Its own samples: `{wanted.data}/data.npz` on the device, with `x` and `y` as the task has them. They are
@@ -209,8 +211,9 @@ This folder holds the lab's join token: copy it to the device and to nowhere els
    You see an answer, and no complaint about a certificate. Otherwise: is the clock right (`date`), and the
    address?
 4. `docker compose up -d`, then `docker compose logs -f worker`
-   You see: `"event": "joined"`. On the lab's machine `{FROM_THE_ROOT} status` and Grafana's Machines
-   show {wanted.name}.
+   You see: `"event": "joined"`. On the lab's machine Grafana's Machines shows {wanted.name}, and so does
+   `docker compose exec -T aggregator cat /tokens/admin/read > read-token`, then
+   `{FROM_THE_ROOT} status --url {url}{ca} --admin-token-file read-token`
 {own}
 To stop: `docker compose down`. Otherwise it comes back with the device, and goes on after the network was
 away. A task of your own belongs into `tasks/`, the same file on every node.

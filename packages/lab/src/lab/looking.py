@@ -75,7 +75,7 @@ def check(
     if about := data.described(loaded, tasks_dir):
         out.print(f"  {about}", soft_wrap=True)
     asked, count = loaded.cohort_size, loaded.clients.count
-    cohort = f"{asked} of {count}" if asked < count else f"all {count}"
+    cohort = f"{asked} of {count}" if asked < count else f"all {count}" if count > 1 else "one"
     trained = [forecast.trained_on(loaded, size) for size in sizes]
     examples = "example" if trained and max(trained) == 1 else "examples"
     own = f"{tables.span(trained)} training {examples} each" if sizes else "each with the data of its node"

@@ -19,7 +19,7 @@ from lab.called import FROM_THE_ROOT
 from lab.exits import Exit
 from lab.live import clock, percent
 from lab.native import Folders
-from lab.options import DATASETS, TASKS, Ca, Datasets, NoLive, Port, Tasks, TokenFile, Url, out
+from lab.options import DATASETS, TASKS, Ca, Datasets, NoLive, Port, Tasks, TokenFile, Url, animated, out
 from lab.place import Place
 from lab.study import pace, ready
 from lab.study.conduct import MINUTE, Conduct
@@ -105,7 +105,7 @@ def run(
     if url is not None:
         checked_url(url)
     found = ready.check(sections, Folders(out_dir, tasks_dir, datasets_dir), elsewhere=url is not None)
-    show: Show = Live(out) if out.is_terminal and not no_live else Plain(out)
+    show: Show = Live(out) if animated() and not no_live else Plain(out)
     budget = minutes if minutes is not None else file.budget_minutes
     place = Place(Folders(out_dir / ".lab", tasks_dir, datasets_dir), url, admin_token_file, port, ca=ca)
     number = workers or max(section.study.workers for section in sections)
@@ -179,7 +179,7 @@ def repeat(
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise InvalidSetting(f"{cell}: {study} has no such cell{hint}; `lab study check {study}` lists them")
     part, own = known[cell]
-    show: Show = Live(out) if out.is_terminal and not no_live else Plain(out)
+    show: Show = Live(out) if animated() and not no_live else Plain(out)
     place = Place(Folders(out_dir / ".lab", tasks_dir, datasets_dir), port=port)
     show.stand(Standing(0, 1, None, f"{cell} seed {seed}"))
     with Sitting(place, workers or part.section.study.workers, show) as sitting:

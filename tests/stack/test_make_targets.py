@@ -33,7 +33,7 @@ def checkout(tmp_path: Path) -> Path:
 def make(checkout: Path, *words: str, answers: str = "", **settings: str) -> str:
     path = f"{checkout / 'tools'}:{os.environ['PATH']}"
     done = subprocess.run(
-        ["make", *words],
+        ["make", "--no-print-directory", *words],  # as it is where no `make test` is around it
         cwd=checkout,
         env=os.environ | {"PATH": path} | settings,
         input=answers,

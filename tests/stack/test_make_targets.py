@@ -17,6 +17,7 @@ DOCKER = """#!/bin/sh
 echo "$*" >>told
 case "$*" in *"ps --all"*) echo 0123456789ab ;; esac
 """
+MAKE = ("make", "--no-print-directory")  # as it is where no `make test` is around it
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def checkout(tmp_path: Path) -> Path:
 def make(checkout: Path, *words: str, answers: str = "", **settings: str) -> str:
     path = f"{checkout / 'tools'}:{os.environ['PATH']}"
     done = subprocess.run(
-        ["make", "--no-print-directory", *words],  # as it is where no `make test` is around it
+        [*MAKE, *words],
         cwd=checkout,
         env=os.environ | {"PATH": path} | settings,
         input=answers,

@@ -104,7 +104,7 @@ def test_help_in_a_pipe_is_plain_text_and_bold_on_a_terminal(checkout: Path) -> 
     terminal, end = pty.openpty()
     with os.fdopen(terminal, "rb", buffering=0) as screen:
         making = subprocess.Popen(
-            ["make", "help"], cwd=checkout, env=os.environ | {"TERM": "xterm"}, stdout=end
+            [*MAKE, "help"], cwd=checkout, env=os.environ | {"TERM": "xterm"}, stdout=end
         )
         os.close(end)
         shown = b""

@@ -31,7 +31,8 @@ WORKERS = ("w1", "w2", "w3", "w4", "w5")
 ROUNDS = {"mlp": 12, "cnn": 6}  # enough that one is under way when a worker is told to freeze
 
 
-@pytest.mark.parametrize("model", ["mlp", pytest.param("cnn", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
 def test_1_worker_5_workers_and_5_with_one_killed_in_mid_round_end_with_the_same_weights(
     lab: Lab, model: str
 ) -> None:

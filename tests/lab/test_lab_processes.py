@@ -232,6 +232,7 @@ def test_a_replay_ends_with_the_same_weights(finished: Finished) -> None:
     assert f"the same weights as {finished.run}" in done.stdout
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing_even_of_frozen_workers_and_resume_ends_with_the_same_weights(
     finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -90,15 +90,21 @@ def elsewhere(
     return there
 
 
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """An experiment for `lab run`; which one is for the lab elsewhere to say."""
+    path = tmp_path / "small.toml"
+    path.write_text('name = "small"\ntask = "digits"\n')
+    return path
+
+
 def test_a_report_of_what_goes_on_does_not_outlive_it(
-    elsewhere: Elsewhere, detail: RunDetail, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    elsewhere: Elsewhere, detail: RunDetail, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     elsewhere.reach("running", 1)
     assert elsewhere.lab("report", detail.id).final.rounds == 1
     assert f"{detail.id} has not ended: this is it up to round 1\n" in capsys.readouterr().out
     elsewhere.reach("finished", 3)
-    file = tmp_path / "small.toml"
-    file.write_text('name = "small"\ntask = "digits"\n')
     told = elsewhere.lab("run", str(file))
     assert (told.state, told.final.rounds) == ("finished", 3)
     assert "80.00 % test accuracy after 3 rounds" in capsys.readouterr().out
@@ -106,10 +112,8 @@ def test_a_report_of_what_goes_on_does_not_outlive_it(
 
 @pytest.mark.parametrize("command", ["report", "run"])
 def test_figures_of_a_run_that_was_stopped_are_told_until_it_goes_on(
-    elsewhere: Elsewhere, detail: RunDetail, tmp_path: Path, command: str
+    elsewhere: Elsewhere, detail: RunDetail, file: Path, command: str
 ) -> None:
-    file = tmp_path / "small.toml"
-    file.write_text('name = "small"\ntask = "digits"\n')
     elsewhere.reach("stopped", 2)
     elsewhere.lab("report", detail.id)
     path = elsewhere.runs / detail.id / "result.json"
@@ -125,10 +129,8 @@ def test_figures_of_a_run_that_was_stopped_are_told_until_it_goes_on(
 
 @pytest.mark.parametrize("command", ["report", "run"])
 def test_only_the_runs_own_task_and_data_tell_who_has_which_data(
-    elsewhere: Elsewhere, detail: RunDetail, tmp_path: Path, command: str
+    elsewhere: Elsewhere, detail: RunDetail, file: Path, command: str
 ) -> None:
-    file = tmp_path / "small.toml"
-    file.write_text('name = "small"\ntask = "digits"\n')
     here = elsewhere.ledger
     for there in ({}, {"data_hash": "0" * 64}, {"task_hash": "0" * 64}):
         elsewhere.ledger = here | there

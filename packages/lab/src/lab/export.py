@@ -11,7 +11,7 @@ from roundtable.errors import InvalidSetting, ShapeMismatch
 from roundtable.experiment import Experiment
 from roundtable.layout import DTYPES, read_header
 from roundtable.tasks import Task
-from roundtable.tasks.loading import build
+from roundtable.tasks.loading import build, variables
 from roundtable.types import RunId
 from roundtable.weights import ArraySpec, Manifest, Weights
 
@@ -73,16 +73,12 @@ def assigned(experiment: Experiment, task: Task, weights: Weights) -> Any:
     model's.
     """
     model = build(task, experiment.task)
-    variables = [variable for variable in model.weights if not _is_seed(variable)]
-    shapes = [tuple(variable.shape) for variable in variables]
+    held = variables(model)
+    shapes = [tuple(variable.shape) for variable in held]
     if shapes != [spec.shape for spec in weights.manifest.arrays]:
         raise ShapeMismatch(
             f"task {experiment.task} now makes another model than this run trained: restore its source"
         )
-    for variable, array in zip(variables, weights.arrays, strict=True):
+    for variable, array in zip(held, weights.arrays, strict=True):
         variable.assign(array)
     return model
-
-
-def _is_seed(variable: Any) -> bool:
-    return "seed_generator" in str(variable.path)

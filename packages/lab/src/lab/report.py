@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from roundtable.types import Seconds
 
 from lab.live import clock, percent
+from lab.progress import counted
 from lab.results import Result, experiment_toml
 
 MB = 1_000_000
@@ -28,6 +29,7 @@ def html(result: Result, predictions: bytes | None = None) -> str:
     templates.filters["percent"] = percent
     templates.filters["seconds"] = seconds
     templates.filters["mb"] = megabytes
+    templates.filters["counted"] = counted
     rounds, final = result.rounds, result.final
     names = result.partition.labels if result.partition else ()
     told = gains.last(rounds)

@@ -5,37 +5,14 @@ The first call imports TensorFlow, which takes seconds; importing this module do
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
 from typing import Any
 
 import numpy as np
 from roundtable.errors import InvalidSetting
+from roundtable.tasks.importing import import_tensorflow
 from roundtable.types import Array
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported: errors only
-
 _configured: tuple[int, int] | None = None
-
-
-def _import_tensorflow() -> None:
-    """TensorFlow for the first time, and Keras with it.
-
-    Keras would import scikit-learn and matplotlib, for wrappers and pictures that take no part here: over
-    a quarter of the seconds that this takes, and complaints where matplotlib cannot write to the home folder.
-    Who imports them later on, as `digits` does, gets them.
-    """
-    if "tensorflow" in sys.modules:
-        return
-    hidden = [name for name in ("sklearn", "matplotlib") if name not in sys.modules]
-    for name in hidden:
-        sys.modules[name] = None  # type: ignore[assignment]  # as for a package that is not installed
-    try:
-        importlib.import_module("tensorflow")
-    finally:
-        for name in hidden:
-            del sys.modules[name]
 
 
 def configure_threads(intra: int, inter: int) -> None:
@@ -46,7 +23,7 @@ def configure_threads(intra: int, inter: int) -> None:
     global _configured
     if _configured == (intra, inter):
         return
-    _import_tensorflow()
+    import_tensorflow()
     import tensorflow as tf
 
     try:
@@ -72,7 +49,7 @@ def accelerator() -> str | None:
     """What TensorFlow computes on besides the CPU, as in "GPU: NVIDIA …"; None where there is nothing
     else.
     """
-    _import_tensorflow()
+    import_tensorflow()
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")

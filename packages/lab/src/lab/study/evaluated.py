@@ -6,6 +6,7 @@ import numpy as np
 from roundtable import metrics
 from roundtable.experiment import Experiment
 from roundtable.messages import Evaluated
+from roundtable.tasks.importing import import_tensorflow
 from roundtable.tasks.loading import build
 
 from lab import data
@@ -17,6 +18,7 @@ def metric_names(experiment: Experiment, folders: Folders) -> frozenset[str]:
 
     Raises InvalidTask, InvalidData.
     """
+    import_tensorflow()
     import tensorflow as tf
 
     task = data.task_of(experiment, folders.tasks).task

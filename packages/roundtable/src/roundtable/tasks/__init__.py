@@ -3,6 +3,7 @@
     task       what a task is (`Task`, `Data`) and what it does when it says nothing
     registry   names of built-in tasks → classes; `find(name, options, tasks_dir)`
     loading    the user's own task, one Python file; options; the source's hash
+    importing  TensorFlow and Keras, imported for the first time
     npz        reading data files, with errors that say what to do
     pinned     a node's own folder
     digits, mnist, cifar10, clouds   the built-in tasks

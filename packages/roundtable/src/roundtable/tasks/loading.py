@@ -7,7 +7,6 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import json
-import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -19,12 +18,11 @@ from blake3 import blake3
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from roundtable.errors import InvalidTask, RoundtableError
+from roundtable.tasks.importing import import_tensorflow
 from roundtable.tasks.task import Task
 from roundtable.types import Digest
 
 Option: TypeAlias = str | int | float | bool
-
-os.environ["KERAS_BACKEND"] = "tensorflow"  # read when Keras is imported, a user's file may do that first
 
 
 def read_class(name: str, tasks_dir: Path) -> tuple[type[Task], bytes]:
@@ -117,6 +115,7 @@ def build(task: Task, name: str, seed: int = 0) -> Any:
     and not to a run: take it from a model that was built without one. Keras is as it comes, whatever the
     user's keras.json says. Raises InvalidTask.
     """
+    import_tensorflow()
     import keras
 
     keras.config.set_floatx("float32")

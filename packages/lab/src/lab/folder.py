@@ -20,12 +20,12 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from roundtable.errors import InvalidSetting, NotPossible
+from roundtable.hosts import is_loopback
 
 from lab import certificates
 from lab.api import checked_url, read_token
@@ -153,11 +153,7 @@ def _address(wanted: Wanted) -> str:
 
 def _own(host: str) -> bool:
     """Whether whoever asks there asks itself."""
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-    return address.is_loopback or address.is_unspecified
+    return is_loopback(host) or host in ("0.0.0.0", "::")
 
 
 def _token_of_the_lab_here() -> str:

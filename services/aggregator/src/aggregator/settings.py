@@ -6,7 +6,6 @@ Each field's environment variable is its alias; tokens are in files (tokens.py).
 
 from __future__ import annotations
 
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +13,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from roundtable.errors import InvalidSetting
 from roundtable.faults import faults
+from roundtable.hosts import is_loopback
 from roundtable.messages import POLL_SECONDS
 
 Positive = Annotated[float, Field(gt=0)]
@@ -69,11 +69,7 @@ class ServiceSettings(BaseSettings):
     @property
     def loopback_only(self) -> bool:
         """Whether nobody beyond this machine (or its containers) reaches the service."""
-        address = self.published_on or self.host
-        try:
-            return ip_address(address.strip("[]")).is_loopback
-        except ValueError:
-            return address == "localhost"
+        return is_loopback(self.published_on or self.host)
 
     @property
     def session_secret(self) -> Path:

@@ -15,11 +15,12 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from roundtable.errors import InvalidSetting
+from roundtable.hosts import is_loopback
 from roundtable.ownership import of_another
 from roundtable.types import Seconds
 
 from worker.machine import host
-from worker.trust import client_context, is_loopback
+from worker.trust import client_context
 
 _SHORTEST, _LONGEST = 16, 512  # characters of a token
 
@@ -111,13 +112,14 @@ def read_token(path: Path) -> str:
 def check_reach(settings: Settings) -> None:
     """Raises InvalidSetting where token and updates would cross a network that others listen to."""
     url = settings.aggregator_url
-    if urlsplit(url).scheme == "https":
+    parts = urlsplit(url)
+    if parts.scheme == "https":
         client_context(settings.aggregator_ca)
     elif settings.aggregator_ca is not None:
         raise InvalidSetting(
             f"AGGREGATOR_URL: {url} is plain HTTP, though AGGREGATOR_CA is set: write it with https://"
         )
-    elif not is_loopback(url) and not settings.allow_plain_http:
+    elif not is_loopback(parts.hostname or "") and not settings.allow_plain_http:
         raise InvalidSetting(
             f"AGGREGATOR_URL: {url} is plain HTTP to another machine, which shows the token and the updates "
             "to its network: use https:// with AGGREGATOR_CA (docs/devices.md), or set ALLOW_PLAIN_HTTP=true"

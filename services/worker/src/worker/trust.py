@@ -6,10 +6,8 @@ from __future__ import annotations
 
 import ssl
 import time
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 from roundtable.errors import InvalidSetting
 
@@ -38,14 +36,6 @@ def client_context(authority: Path | None) -> ssl.SSLContext:
             f"AGGREGATOR_CA: {authority} cannot be read ({error.strerror}): copy the lab's ca.pem there"
         ) from None
     return context
-
-
-def is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 def explained(error: BaseException) -> str | None:

@@ -181,6 +181,7 @@ def test_cells_that_differ_in_spread_alone_share_a_baseline(tmp_path: Path) -> N
         (("[2, 8]", "[2, 5000]"), ["5000", "clients.count"]),
         (("clients.count", ""), ["factors.0.field", 'found ""', "a dotted path into the experiment"]),
         (("[2, 8]", "[]"), ["factors.0.levels", "found []", "at least 1"]),
+        (("target = 0.8", "target = 80.0"), ["target", "found 80", "at most 1", "70 % is 0.7"]),
         (("target = 0.8", "seeds = [1, 2, 1]"), ["seeds", "found 1 twice", "each seed once"]),
         (("target = 0.8", "least_repeats = 4"), ["least_repeats", "found 4", "at most repeats, 3"]),
     ],
@@ -417,6 +418,18 @@ def test_a_part_has_no_more_repeats_than_seeds_and_sets_nothing_that_cells_have_
     whole.write_text('name = "all"\n[[parts]]\nstudy = "tiny"\nset = { seed = 9 }\n')
     with pytest.raises(InvalidStudy, match=r"parts.tiny: set: found seed, which each cell has of its own"):
         load(whole)
+
+
+def test_a_target_of_the_loss_may_be_above_one_and_a_parts_own_is_held_to_the_metric_too(
+    tmp_path: Path,
+) -> None:
+    path = tiny(tmp_path)
+    whole = tmp_path / "all.toml"
+    whole.write_text('name = "all"\n[[parts]]\nstudy = "tiny"\ntarget = 1.5\n')
+    with pytest.raises(InvalidStudy, match=r"parts.tiny: target: found 1.5; allowed: at most 1, as accuracy"):
+        load(whole)
+    path.write_text(path.read_text().replace("target = 0.8", 'target = 2.1\ntarget_metric = "loss"'))
+    assert section(path).study.target == 2.1 and section(whole).study.target == 1.5
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from roundtable.faults import faults
 from roundtable.toml import Tables, read_tables
 
-from lab.study.schema import InvalidStudy, Part, Section, Study, known, level_name, shown
+from lab.study.schema import InvalidStudy, Part, Section, Study, known, level_name, shown, within
 
 
 def load(path: Path) -> tuple[Study, tuple[Section, ...]]:
@@ -50,6 +50,10 @@ def _cut(part: Part, study: Study, where: str, whole: str) -> Section:
             known("levels", name, wanted, study.factors)
         except ValueError as error:
             raise InvalidStudy(f"{where}: {error}") from None
+    try:
+        within("target", part.target, study.target_metric)
+    except ValueError as error:
+        raise InvalidStudy(f"{where}: {error}") from None
     for factor in study.factors:
         kept = {level_name(level) for level in part.levels.get(factor.name, [])}
         levels = [level for level in factor.levels if not kept or level_name(level) in kept]

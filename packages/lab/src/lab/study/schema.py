@@ -103,7 +103,7 @@ class Part(Table):
     levels: dict[str, list[Scalar]] = {}  # factor → the levels to keep
     set: Tables = {}  # into its base experiment
     repeats: Annotated[int, Field(ge=1, le=100)] | None = None
-    target: Annotated[float, Field(gt=0, le=1)] | None = None
+    target: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     outcomes: list[str] = []  # where what is left has no others
 
     @property
@@ -130,7 +130,7 @@ class Study(Table):
     outcomes: Annotated[list[str], Field(min_length=1)] = [
         "accuracy"
     ]  # the first is what effects are ranked by
-    target: Annotated[float, Field(gt=0, le=1)] | None = None
+    target: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     target_metric: str = "accuracy"
     axis: Literal["auto", "rounds", "examples", "seconds"] = "auto"  # of learning curves
     workers: Annotated[int, Field(ge=1, le=64)] = 2
@@ -154,6 +154,7 @@ class Study(Table):
             raise ValueError(
                 f"seeds: found {len(self.seeds)} for {self.repeats} repeats; allowed: one each, or none"
             )
+        within("target", self.target, self.target_metric)
         for published in self.published:
             for factor, level in published.cells.items():
                 known(f"published {shown(published.source)}", factor, [level], self.factors)
@@ -205,6 +206,12 @@ def is_number(level: Scalar | Level) -> bool:
 
 def shown(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def within(where: str, target: float | None, metric: str) -> None:
+    """Raises ValueError for a target above all that its metric can be."""
+    if target is not None and target > 1 and ("accuracy" in metric or "iou" in metric):
+        raise ValueError(f"{where}: found {target:g}; allowed: at most 1, as {metric} goes (70 % is 0.7)")
 
 
 def known(where: str, factor: str, levels: Iterable[Scalar], factors: list[Factor]) -> None:

@@ -407,6 +407,28 @@ def test_at_the_deadline_a_round_below_its_quorum_is_tried_again_with_another_sa
     end = only(End, lab.pass_time(10))
     assert (end.state, end.round) == ("failed", 0)
     assert "round 1 had 0 of the 3 updates" in end.reason and "rounds.deadline" in end.reason
+    assert end.discards  # so that a resume draws the next sample
+
+
+def test_a_resume_after_the_last_trial_draws_the_next_and_has_as_many_again():
+    """A crash among them takes none away, and adds none."""
+    lab = Lab(
+        Recovered(committed=0, accuracies={0: 0.1}, trial=3),
+        rounds_={"deadline": 10, "quorum": 0.5, "retries": 1},
+    )
+    lab.join("w1")
+    assert only(BeginRound, lab.start()).trial == 3
+    fourth = only(BeginRound, lab.pass_time(10))
+    assert fourth.trial == 4
+    again = Lab(
+        Recovered(committed=0, accuracies={0: 0.1}, trial=4, cohort=fourth.cohort),
+        rounds_={"deadline": 10, "quorum": 0.5, "retries": 1},
+    )
+    again.join("w1")
+    again.start()
+    for known in (lab, again):
+        end = only(End, known.pass_time(10))
+        assert end.discards and end.reason.endswith("(trial 4 of 4)")
 
 
 def test_an_early_alarm_is_told_the_time_again():

@@ -120,6 +120,7 @@ def test_when_a_run_ends_the_round_begun_is_discarded_and_can_be_begun_again(sto
     store.discard_open_round("r")
     assert store.open_round("r") is None
     assert store.updates("r", 1, 1) == {}
+    assert (store.trials("r", 1), store.trials("r", 2)) == (1, 0)
     store.begin_round("r", 1, 1, [0], 3.0)
     begun = store.open_round("r")
     assert begun is not None and begun.started == 3.0

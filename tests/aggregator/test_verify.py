@@ -118,6 +118,28 @@ def tamper(folder: Path, statement: str) -> None:
                WHERE round = 2 AND client = 0""",
             "round 2: the updates kept are not those in the ledger",
         ),
+        (
+            """UPDATE commits SET entry = replace(entry, '_examples":10', '_examples":11') WHERE round = 3""",
+            "round 3: its ledger entry has another hash",
+        ),
+        (
+            """UPDATE commits SET record = json_set(record, '$.participants', json('[0]')) WHERE round = 2""",
+            "round 2: its record contradicts",
+        ),
+        (
+            "UPDATE runs SET experiment = json_set(experiment, '$.training.learning_rate', 0.2)",
+            "the run's experiment is",
+        ),
+        (f"UPDATE runs SET initialized = replace(initialized, '{'a' * 64}', '{'c' * 64}')", "task source is"),
+        (f"UPDATE runs SET initialized = replace(initialized, '{'b' * 64}', '{'c' * 64}')", "data set is"),
+        (
+            "UPDATE commits SET accuracy = 0.9, record = json_set(record, '$.accuracy', 0.9) WHERE round = 2",
+            "round 2: its evaluations add up to other scores (accuracy 0.5)",
+        ),
+        (
+            "UPDATE commits SET accuracy = 0.9 WHERE round = 0",  # which was not evaluated
+            "round 0: its evaluations add up to other scores (accuracy None)",
+        ),
     ],
 )
 def test_a_rewritten_past_shows(tmp_path: Path, statement: str, found: str) -> None:

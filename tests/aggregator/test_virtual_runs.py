@@ -110,6 +110,28 @@ async def test_a_quorum_that_no_deadline_allows_ends_the_run_with_its_remedy(ope
     assert "had 0 of the 2 updates it needs at its deadline of 0.01 s" in detail["reason"]
 
 
+async def test_a_run_that_missed_its_quorum_is_tried_on_by_each_resume(open_lab, make_experiment):
+    """To what it would have come to with enough retries from the start."""
+    body = cut(make_experiment, quorum=0.75, compute=0.3, drop=0.4, availability=0.8)
+    async with open_lab() as lab:
+        enough = told(await finished(lab, body, [await lab.joined()]))
+    few = body | {"rounds": body["rounds"] | {"retries": 0}}
+    async with open_lab() as lab:
+        run = (await lab.create(few))["id"]
+    resumed, state = 0, "queued"
+    while state != "finished" and resumed < 20:
+        async with open_lab() as lab:
+            if state == "failed":
+                resumed += 1
+                assert "its deadline of 3 s" in (await lab.detail(run))["reason"]
+                await lab.http.post(f"/v1/runs/{run}/resume", headers=lab.admin)
+            async with lab.working(await lab.joined()):
+                detail = await lab.ended(run)
+            state = detail["state"]
+    assert told(detail) == enough
+    assert resumed == sum(record["attempt"] - 1 for record in detail["history"]) > 0
+
+
 async def test_lab_check_foresees_it_exactly(open_lab, make_experiment):
     body = cut(make_experiment, quorum=0.75, compute=0.3, drop=0.4, availability=0.8)
     async with open_lab() as lab:

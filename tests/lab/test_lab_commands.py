@@ -9,8 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 from lab import stdout, verification
+from lab.api import Api
 from lab.commands import run_app
 from lab.exits import Exit, exit_of
 from lab.live import Plain
@@ -30,6 +32,7 @@ from roundtable.errors import (
     Unknown,
     Unreachable,
 )
+from roundtable.messages import RunDetail
 
 from tests.lab.studies import tiny
 
@@ -308,6 +311,17 @@ def test_a_reader_that_leaves_changes_nothing_but_for_what_only_works_to_be_read
     assert "lab resume r1" in capsys.readouterr().err
 
 
+def test_what_is_printed_is_what_a_user_gave_and_no_markup_and_no_figure_is_cut_short(
+    good: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    plot = good.parent / "a [bold]plot[x].svg"
+    assert run_app(["partition", str(good), "--plot", str(plot)]) == Exit.DONE
+    told = capsys.readouterr().out
+    assert f"drawn: {plot}" in told.replace("\n", "")
+    assert "…" not in told and " 1437" in told
+
+
 def test_partition_counts_every_example_once_and_draws(
     good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -338,6 +352,22 @@ def test_report_refuses_a_result_of_another_version(
     code, line = refused(capsys, "report", "r1", "--runs-dir", tmp_path)
     assert (code, "is not a result of this version" in line) == (Exit.BAD_INPUT, True)
     assert not (folder / "report.html").exists()
+
+
+def test_a_replay_of_a_run_without_a_round_is_one_line_and_starts_nothing(
+    detail: RunDetail, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed = detail.model_copy(update={"state": "failed", "round": 0, "history": ()})
+    body = failed.model_dump(mode="json")
+    ledger = [{"round": 0, "participants": []}]
+    bodies = {"/v1/runs": [body], f"/v1/runs/{failed.id}": body, f"/v1/runs/{failed.id}/ledger": ledger}
+    answers = httpx.MockTransport(lambda request: httpx.Response(200, json=bodies[request.url.path]))
+    monkeypatch.setattr(Place, "remote", lambda _: Api("http://elsewhere", transport=answers))
+    code, line = refused(capsys, "replay", failed.id, "--url", "http://elsewhere")
+    assert (code, line) == (
+        Exit.BAD_INPUT,
+        f"lab: run {failed.id} (failed) has no committed round: nothing to replay\n",
+    )
 
 
 def test_help_names_the_exit_codes_and_every_command_has_words(capsys: pytest.CaptureFixture[str]) -> None:

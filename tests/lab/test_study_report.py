@@ -110,7 +110,7 @@ def test_only_seeds_that_both_have_are_compared_and_one_pair_allows_no_verdict()
     assert paired({1: 5.0, 2: 6.0, 3: 7.0}, {1: 1.0, 2: 2.0, 3: None}).verdict(0.0) == "not in every repeat"
 
 
-def test_repeats_that_are_all_alike_are_a_fact_in_bytes_and_little_in_whole_rounds() -> None:
+def test_repeats_that_are_all_alike_are_a_fact_in_counts_and_little_in_whole_rounds() -> None:
     ones, twos = _by_seed([1.0, 1.0, 1.0]), _by_seed([2.0, 2.0, 2.0])
     exact, rounds = paired(ones, twos), paired(ones, twos, (1.0, 1.0))
     assert exact.constant and exact.verdict(exact.p) == "difference"
@@ -127,6 +127,9 @@ def test_repeats_that_are_all_alike_are_a_fact_in_bytes_and_little_in_whole_roun
     assert same.verdict(same.p) == "the same"
     nearly = paired(ones, dict.fromkeys(ones, 1.0 + 1e-15))
     assert nearly.verdict(nearly.p) == "the same"
+    for steps in ((1.0, 1.0), (1.0, 0.0), (0.0, 1.0)):  # at one evaluation, which is not at one moment
+        there = paired(ones, ones, steps)
+        assert there.p == 1.0 and there.verdict(there.p) == "no difference shown"
 
 
 CHANCES = st.lists(st.none() | st.floats(0, 1), max_size=8)
@@ -227,6 +230,54 @@ def test_what_a_target_takes_is_known_to_an_evaluation_of_its_own_cell(tmp_path:
     assert effect.difference.half == pytest.approx(stats.t.ppf(0.975, 2) * spread / np.sqrt(3))
     assert effect.difference.p is not None and effect.difference.p > 0
     assert effect.verdict == ("difference" if every == 1 else "no difference shown")
+
+
+def _in_rounds(record: CellRecord, **changes: float) -> CellRecord:
+    """The same, with other figures in all its rounds."""
+    rounds = {r.seed: tuple(x.model_copy(update=changes) for x in r.rounds) for r in record.repeats}
+    repeats = tuple(r.model_copy(update={"rounds": rounds[r.seed]}) for r in record.repeats)
+    return record.model_copy(update={"repeats": repeats})
+
+
+def test_what_runs_that_end_early_take_is_known_to_an_evaluation_alone(tmp_path: Path) -> None:
+    path = tiny(tmp_path, more="[experiment.evaluation]\nevery = 5")
+    names = ("rounds", "seconds", "bytes", "cpu_seconds", "joules")
+    asked = ", ".join(f'"{name}"' for name in (*names, "seconds_to_target"))
+    path.write_text(path.read_text().replace('"accuracy", "rounds_to_target"', asked))
+    whole = section(path)
+    path.write_text(path.read_text() + "\n[experiment.stop]\naccuracy = 0.8\n")
+    part = section(path)
+    found = records(part, lambda _cell, _seed: 0.9)
+    found |= {"clients-8": _in_rounds(found["clients-8"], seconds=1.0)}
+    own = summary(part, found)
+    late = own.rows[1]
+    measured = [r.model_copy(update={"joules": 90.0}) for r in found["clients-8"].repeats]
+    late = replace(late, record=found["clients-8"].model_copy(update={"repeats": tuple(measured)}))
+    steps = [late.step(named(name, part.study)) for name in names]
+    assert steps == pytest.approx([5, 5 * 1.0, 5 * 2.0, 5 * 0.25, 5 * 30.0])
+    assert summary(whole, found).rows[1].step(named("seconds", part.study)) == 0
+    differences = {e.measure.name: e.difference for e in effects(own)}
+    run, target = differences["seconds"], differences["seconds_to_target"]  # the very same numbers
+    assert (run.mean, run.half, run.p) == (target.mean, target.half, target.p)
+    assert run.mean == pytest.approx(1.5) and run.half is not None and run.half > run.mean
+
+
+@pytest.mark.parametrize(
+    ("more", "verdict"), [(0, "no difference shown"), (19, "no difference shown"), (20_000, "difference")]
+)
+def test_bytes_that_accounts_alone_may_differ_by_are_no_difference(
+    tmp_path: Path, more: int, verdict: str
+) -> None:
+    path = tiny(tmp_path)
+    path.write_text(path.read_text().replace('"accuracy", "rounds_to_target"', '"bytes", "round_bytes"'))
+    part = section(path)
+    found = records(part, lambda _cell, _seed: 0.9)
+    found |= {"clients-8": _in_rounds(found["clients-8"], bytes_up=1_000_000 + more)}
+    own = summary(part, found)
+    assert [own.rows[0].step(measure) for measure in own.outcomes] == pytest.approx(
+        [3 * 4 * 100 / 1e6, 4 * 100 / 1e6]  # four updates in each of three rounds
+    )
+    assert [effect.verdict for effect in effects(own)] == [verdict] * 2
 
 
 # --- the report
@@ -441,6 +492,30 @@ def test_tasks_are_neither_averaged_nor_compared_with_each_other(tmp_path: Path)
     }
 
 
+def test_a_task_on_two_clocks_is_told_by_its_clock_and_one_task_alone_is_not_unlike_another(
+    tmp_path: Path,
+) -> None:
+    path = tiny(tmp_path, "[2]")
+    clock = '[[factors]]\nname = "clock"\nfield = "machines.clock"\nlevels = ["real", "virtual"]\n'
+    machines = "[experiment.machines]\nsamples_per_second = 1000\n"
+    path.write_text(f"{path.read_text()}{OTHER_TASKS}{clock}{machines}")
+    part = section(path)
+    own = summary(part, records(part, lambda _cell, _seed: 0.9))
+    same = "90.00 % (the same in all 3 repeats)"
+    both = (f"{same} at {task}, {which} clock" for task in ("one", "two") for which in ("real", "virtual"))
+    unlike = ": different tasks, which are not compared."
+    told = words.of_section(own)
+    assert f"Test accuracy is {claims.listed(list(both))}{unlike}" in told
+    kinds = tiny(tmp_path, "[2]")
+    kinds.write_text(kinds.read_text() + OTHER_TASKS)
+    part = section(kinds)
+    found = records(part, lambda _cell, _seed: 0.9)
+    told = words.of_section(summary(part, found))
+    assert f"Test accuracy is {same} at one and {same} at two{unlike}" in told
+    alone = {name: record for name, record in found.items() if record.levels["kind"] == "one"}
+    assert f"Test accuracy is {same} at one." in words.of_section(summary(part, alone))
+
+
 def _two_factors(folder: Path, more: str = "") -> Section:
     path = tiny(folder, more=more)
     other = '\n[[factors]]\nname = "rate"\nfield = "training.learning_rate"\nlevels = [0.1, 0.2]\n'
@@ -460,6 +535,19 @@ def test_what_is_reached_of_training_in_one_place_is_said_of_each_baseline_once(
     assert f"federated training reaches 50.1 % ({low:.1f} to {high:.1f}) in each of the 2 cells." in told
     same = summary(part, records(part, lambda _cell, seed: 0.8 + seed / 1000))
     assert "reaches exactly 100 % in every repeat in each of the 2 cells" in " ".join(words.of_section(same))
+
+
+def test_a_percent_of_training_in_one_place_ends_at_none_and_at_all_that_can_be(tmp_path: Path) -> None:
+    part = section(tiny(tmp_path, more="centralized = true"))
+    ends = {1: 0.1, 2: 0.5, 3: 0.9}
+    own = summary(part, records(part, lambda cell, seed: ends[seed] if cell.levels else 0.8))
+    share = own.share_of_centralized(own.rows[0], own.outcomes[0])
+    assert share is not None and (share.low or 0.0) < 0 and (share.high or 0.0) > 125
+    assert "reaches 62.5 % (0.0 to 125.0, no difference shown)" in " ".join(words.of_section(own))
+    accuracy, gain = (named(name, part.study) for name in ("accuracy", "metrics.r2"))
+    assert accuracy.possible_share(990.0, [10.0, 90.0]) == pytest.approx((1000 + 100 / 0.9) / 2)
+    assert gain.possible_share(-61.1, [0.5]) == -61.1  # what it can be only its task knows
+    assert words._share(interval([-0.5, -0.7]), gain, interval([0.5])).startswith("−0.6 % (−1.9 to 0.7)")
 
 
 def _unlike(part: Section, found: dict[str, CellRecord], examples: int) -> Summary:
@@ -533,6 +621,35 @@ def test_what_those_that_did_not_fail_have_learned_is_not_compared(tmp_path: Pat
     assert grids.of_cells(own).rows[1][1:3] == ("90.20 (2 of 3)", "3.0 (2 of 3)")
     cost = named("bytes", part.study)  # what it cost is not of what was learned
     assert own.rows[1].of(cost).whole and own.rows[1].of(cost).n == 2
+
+
+@pytest.mark.parametrize("seeds", [(2,), (1, 2, 3)])
+def test_what_failed_at_one_combination_is_not_averaged_away(tmp_path: Path, seeds: tuple[int, ...]) -> None:
+    part = _two_factors(tmp_path)
+    heights = {"0.1": 0.9, "0.2": 0.5}
+    found = records(part, lambda cell, seed: heights[cell.levels["rate"]] + seed / 1000)
+    bad = "clients-8_rate-0p1"  # the easy one of one level
+    own = summary(part, found | {bad: _diverged(found[bad], *seeds)})
+    learned = [e for e in effects(own) if e.measure.name == "accuracy"]
+    assert [e.verdict for e in learned] == ["not in every repeat"] * 2  # clients, rate
+    told = " ".join(words.of_section(own))
+    assert "Test accuracy by clients (averaged over the other factors) is 70.20 %" in told
+    assert "where every level has been run" not in told
+    missed = "Not measured at every combination of the other factors in any repeat: 8."
+    assert (missed in told) == (len(seeds) == 3)
+
+
+def test_a_percent_of_training_in_one_place_is_told_of_all_repeats_or_named_as_of_some(
+    tmp_path: Path,
+) -> None:
+    part = section(tiny(tmp_path, more="centralized = true"))
+    found = records(part, lambda _cell, seed: 0.8 + seed / 1000)
+    own = summary(part, found | {"clients-8": _diverged(found["clients-8"], 2)})
+    assert [row[-2] for row in grids.of_cells(own).rows] == ["100.0 ± 0.0", "100.0 (2 of 3)", "100"]
+    assert (
+        "federated training reaches exactly 100 % in every repeat with clients 2; "
+        "100.0 % (mean of 2 of 3 repeats alone) with clients 8."
+    ) in " ".join(words.of_section(own))
 
 
 def test_a_baseline_that_failed_is_not_100_percent_of_itself(tmp_path: Path) -> None:
@@ -702,6 +819,10 @@ def test_an_interval_is_told_and_drawn_as_far_as_its_values_can_lie(tmp_path: Pa
     assert words.shown(iou, few) == "0.500 (95 % interval 0.000 to 1.000, n = 2)"
     assert "interval −4.5825 to 5.5825" in words.shown(loss, few)  # what is a loss, only its task knows
     assert "interval 0.0 to 5.6" in words.shown(named("seconds", part.study), few)
+    accuracy = named("accuracy", part.study)
+    assert [accuracy.possible_apart(end) for end in (-134.05, 50.0, 135.82)] == [-100, 50, 100]
+    assert [iou.possible_apart(end) for end in (-1.5, 1.5)] == [-1, 1]
+    assert [loss.possible_apart(end) for end in (-1.5, 1.5)] == [-1.5, 1.5]
     found = records(part, lambda _cell, seed: 0.5 + seed / 10)
     own = summary(part, {name: r.model_copy(update={"repeats": r.repeats[:2]}) for name, r in found.items()})
     axes = Figure().subplots()

@@ -120,6 +120,17 @@ class TestFedNova:
         with pytest.raises(RunFailed, match="no local step"):
             NormalizedMean().coefficients([Share(10, 0, worth=0.0)])
 
+    @pytest.mark.parametrize("momentum", [0.0, 0.5, 0.8, 0.9, 0.92, 0.95, 0.98, 0.99, 0.999])
+    def test_whatever_local_training_is_allowed_any_number_of_steps_is_worth_something(
+        self, momentum: float
+    ) -> None:
+        allowed = min(1.0, 10 * (1 - momentum))
+        for share in (0.1, 0.3, 0.6, 0.8, 0.9, 0.999):
+            objective = Proximal(mu=share * allowed)
+            strategy = Strategy(objective=objective, aggregation=NormalizedMean())
+            strategy.check(Training(learning_rate=1.0, momentum=momentum))
+            assert min(worth(steps, momentum, objective.pull) for steps in range(1, 250)) > 0.15
+
     @pytest.mark.parametrize(
         ("training", "objective", "said"),
         [
@@ -128,6 +139,11 @@ class TestFedNova:
                 {"learning_rate": 0.5},
                 {"name": "proximal", "mu": 2.0},
                 "strategy.objective.mu: found 2 .*mu below 2",
+            ),
+            (
+                {"learning_rate": 0.1, "momentum": 0.99},
+                {"name": "proximal", "mu": 9.0},
+                "strategy.objective.mu: found 9 .*momentum = 0.99.*mu below 1",
             ),
         ],
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import subprocess
 import sys
+import tempfile
 from types import ModuleType
 
 import pytest
@@ -53,7 +55,7 @@ def test_what_tensorflow_says_of_itself_is_left_out_and_the_rest_comes_through(
     monkeypatch.delitem(sys.modules, "keras", raising=False)
     monkeypatch.setattr(importlib, "import_module", imported)
     with pytest.raises(ImportError, match="stop here"):
-        import_tensorflow()
+        import_tensorflow(quietly=True)
     os.write(2, b"after\n")
     said = capfd.readouterr().err
     assert (
@@ -63,10 +65,25 @@ def test_what_tensorflow_says_of_itself_is_left_out_and_the_rest_comes_through(
 
 
 def test_the_real_one_says_nothing_even_where_stderr_is_closed() -> None:
-    code = "from roundtable.tasks.importing import import_tensorflow as i; i(); import keras, tensorflow"
+    code = "from roundtable.tasks.importing import import_tensorflow as i; i(quietly=True); import tensorflow"
     quiet = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
     for command in (f'"$0" -c "{code}"', f'"$0" -c "{code}" 2>&-'):
         done = subprocess.run(
             ["sh", "-c", command, sys.executable], capture_output=True, text=True, env=quiet, check=False
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_where_no_file_can_be_made_it_is_imported_all_the_same_and_heard(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.delitem(sys.modules, "keras", raising=False)
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(
+        importlib, "import_module", lambda _: os.write(2, b"I0000 00:00:1 3436 port.cc:153]\n")
+    )
+    import_tensorflow(quietly=True)
+    assert capfd.readouterr().err == "I0000 00:00:1 3436 port.cc:153]\n"

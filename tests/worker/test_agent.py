@@ -377,6 +377,22 @@ def test_an_update_that_cannot_be_taken_is_reported_as_failed(start: Start, aggr
     assert result.detail == "array update/0000/kernel holds NaN"
 
 
+def test_an_update_that_arrived_cut_off_is_sent_again_a_few_times(
+    start: Start, aggregator: Aggregator
+) -> None:
+    stalled = problem(422, "truncated", "no byte for 30 s: the sender has stalled")
+    aggregator.meddle = Once("/o1/update", stalled, times=2)
+    lab = start()
+    digest = aggregator.publish(1.0)
+    aggregator.give(order(1, weights=digest))
+    aggregator.wait_for_replies("o1")
+    assert "o1" in aggregator.updates and lab.trainer.begun == ["train 1"]
+    aggregator.meddle = Once("/o2/update", stalled, times=9)
+    aggregator.give(order(2, weights=digest))
+    aggregator.wait_for_replies("o2")
+    assert aggregator.results["o2"].problem == "urn:roundtable:truncated"
+
+
 def test_a_spoiled_download_is_fetched_again(start: Start, aggregator: Aggregator) -> None:
     right = aggregator.publish(1.0)
     wrong = aggregator.publish(2.0)

@@ -37,6 +37,23 @@ class Small(Task):
 
 class Turned(Small):
     sign = -1.0
+
+class Half(Small):
+    def model(self):
+        import keras
+        keras.mixed_precision.set_global_policy("mixed_float16")
+        return super().model()
+
+class Learned(Small):
+    units = 2
+
+    def load(self, data_dir):
+        self.units, self.classes = 3, ("even", "odd")
+        return super().load(data_dir)
+
+    def model(self):
+        import keras
+        return keras.Sequential([keras.Input((4,)), keras.layers.Dense(self.units)])
 """
 
 
@@ -63,15 +80,30 @@ def test_a_link_to_nowhere_among_the_data_sets_is_no_matter(folder: Path) -> Non
     assert trainer(folder, Shelf()).data_hash
 
 
-def test_what_a_model_draws_besides_its_weights_is_of_no_run_s_seed(folder: Path) -> None:
-    def bits(trainer: Trainer) -> list[bytes]:
-        weights, _ = trainer.initialize()
-        trained = trainer.train(0, 1, weights, None, None, lambda: False)
-        return [array.tobytes() for array in (*weights.arrays, *trained.update.arrays)]
+def bits(trainer: Trainer) -> list[bytes]:
+    weights, _ = trainer.initialize()
+    trainer.use(weights.manifest)
+    trained = trainer.train(0, 1, weights, None, None, lambda: False)
+    return [array.tobytes() for array in (*weights.arrays, *trained.update.arrays)]
 
+
+def test_what_a_model_draws_besides_its_weights_is_of_no_run_s_seed(folder: Path) -> None:
     shelf = Shelf()
     trainer(folder, shelf, seed=1)
     assert bits(trainer(folder, shelf, seed=2)) == bits(trainer(folder, Shelf(), seed=2))
+
+
+def test_a_model_s_dtype_policy_is_its_own(folder: Path) -> None:
+    alone = bits(trainer(folder, Shelf()))
+    assert bits(trainer(folder, Shelf(), "small:Half")) != alone
+    assert bits(trainer(folder, Shelf())) == alone
+
+
+def test_a_model_knows_nothing_of_what_was_loaded_in_any_run(folder: Path) -> None:
+    shelf = Shelf()
+    first, second = (bits(trainer(folder, shelf, "small:Learned")) for _ in range(2))
+    assert first == second == bits(trainer(folder, Shelf(), "small:Learned"))
+    assert len(first[0]) == 4 * 2 * 4
 
 
 def test_an_exported_model_is_the_one_that_was_trained(folder: Path) -> None:

@@ -166,6 +166,11 @@ FAULTS = {
         "def model(self): return [][1]",
         r"model\(\) failed: IndexError: list index out of range .*faulty.py",
     ),
+    "model that needs the data": (
+        "def load(self, d):\n        data = super().load(d)\n        self.size = 64\n        return data\n"
+        f"    {MODEL}[keras.Input((self.size,)), keras.layers.Dense(10)])",
+        r"no attribute 'size' \(.*faulty.py:\d+\); what load\(\) finds out is not there yet",
+    ),
     "float64": (
         f"{MODEL}[keras.Input((64,)), keras.layers.Dense(10, dtype='float64')])",
         "is float64; every weight must be float32",

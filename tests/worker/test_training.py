@@ -55,6 +55,44 @@ class Fragile(Task):
         return Data(x[:1500], y[:1500], x[1500:], y[1500:])
 '''
 
+LAYERS = """
+from sklearn.datasets import load_digits
+from roundtable.tasks import Data, Task
+
+class Layers(Task):
+    def __init__(self, kind: str):
+        self.kind = kind
+
+    def model(self):
+        import keras
+        from keras import layers
+
+        class Own(layers.Layer):
+            def build(self, shape):
+                self.scale = self.add_weight(shape=(shape[-1],), initializer="ones")
+
+            def call(self, x):
+                return x * self.scale
+
+        middle = {
+            "embedding": lambda: [layers.Embedding(17, 4), layers.Flatten()],
+            "own": lambda: [Own()],
+            "non-negative": lambda: [layers.Dense(16, kernel_constraint="non_neg")],
+            "unit norm": lambda: [layers.Dense(16, kernel_constraint="unit_norm")],
+            "spectral": lambda: [layers.SpectralNormalization(layers.Dense(16))],
+        }[self.kind]()
+        return keras.Sequential([keras.Input((64,)), *middle, layers.Dense(10)])
+
+    def loss(self):
+        import keras
+        return keras.losses.SparseCategoricalCrossentropy(True)
+
+    def load(self, data_dir):
+        x, y = load_digits(return_X_y=True)
+        x, y = x.astype("float32"), y.astype("int64")
+        return Data(x[:100], y[:100], x[1500:], y[1500:])
+"""
+
 
 def never() -> bool:
     return False
@@ -316,6 +354,65 @@ def test_a_regularizer_counts_in_the_gradient_and_not_in_the_loss(fragile: Calla
     one, other = (ours.train(0, 1, start, None, None, never) for start in (weights, big))
     assert np.corrcoef(one.update.arrays[4].ravel(), weights.arrays[4].ravel())[0, 1] < 0.5
     assert np.corrcoef(other.update.arrays[4].ravel(), -big.arrays[4].ravel())[0, 1] > 0.5
+
+
+@pytest.fixture
+def layers(tmp_path: Path) -> Callable[..., Trainer]:
+    (tmp_path / "layers.py").write_text(LAYERS)
+    return lambda kind, **training: trainer(
+        tmp_path,
+        task="layers:Layers",
+        task_options={"kind": kind},
+        clients={"count": 1},
+        training={"batch_size": "full", "epochs": 3, "learning_rate": 0.01, **training},
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "training"),
+    [
+        ("embedding", {}),
+        ("embedding", {"momentum": 0.5}),
+        ("embedding", {"optimizer": "adam"}),
+        ("own", {}),
+        ("non-negative", {}),
+        ("non-negative", {"optimizer": "adam"}),
+        ("unit norm", {"momentum": 0.5}),
+    ],
+)
+def test_a_layer_is_trained_as_keras_trains_it(
+    layers: Callable[..., Trainer], kind: str, training: dict[str, Any]
+) -> None:
+    import keras
+    import tensorflow as tf
+
+    ours = layers(kind, **training)
+    weights, _ = ours.initialize()
+    ours.use(weights.manifest)
+    update = ours.train(0, 1, weights, None, None, never).update
+
+    theirs = ours._task.model()
+    theirs.set_weights(list(weights.arrays))
+    adam = keras.optimizers.Adam(0.01)
+    sgd = keras.optimizers.SGD(0.01, momentum=training.get("momentum", 0.0))
+    variables, loss = theirs.trainable_variables, ours._task.loss()
+    for _ in range(3):
+        with tf.GradientTape() as tape:
+            value = loss(ours._data.y, theirs(ours._data.x, training=True))
+        gradients = tape.gradient(value, [variable.value for variable in variables])
+        # Keras's Adam does not add up what one row of an embedding is given before it squares it.
+        whole = [tf.convert_to_tensor(gradient) for gradient in gradients]
+        (adam if "optimizer" in training else sgd).apply(whole, variables)
+    for start, change, end in zip(weights.arrays, update.arrays, theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(start + change, end, atol=1e-5)
+    assert equal(update, layers(kind, **training).train(0, 1, weights, None, None, never).update)
+
+
+def test_a_layer_that_assigns_what_is_trained_is_refused(layers: Callable[..., Trainer]) -> None:
+    ours = layers("spectral")
+    weights, _ = ours.initialize()
+    with pytest.raises(InvalidTask, match=r"a layer assigns \S*dense/kernel while it is called"):
+        ours.train(0, 1, weights, None, None, never)
 
 
 # --- from process to process

@@ -45,7 +45,7 @@ def calibrate(
         return Exit.DONE
     out.print(f"samples_per_second = {speed}", soft_wrap=True)
     words = f"  of CPU time, one worker on {here.cpu}; it goes under [machines] in {experiment}"
-    out.print(words, soft_wrap=True, markup=False)
+    out.print(words, soft_wrap=True)
     return Exit.DONE
 
 

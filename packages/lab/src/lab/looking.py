@@ -115,7 +115,7 @@ def partition(
     else:
         if about:
             out.print(about, soft_wrap=True)
-        out.print(tables.partition(found))
+        out.print(tables.partition(found), crop=False)  # a line that a terminal wraps can still be read
         if plot is not None:
             out.print(f"drawn: {plot}")
     return Exit.DONE

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-out = Console(highlight=False)
+out = Console(highlight=False, markup=False)  # what is printed holds paths and texts of a user's
 RUNS, TASKS, DATASETS = Path("runs"), Path("tasks"), Path("datasets")
 
 ExperimentFile = Annotated[

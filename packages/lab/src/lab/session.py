@@ -66,8 +66,12 @@ class Session:
         """Run an experiment to its end. An existing run of it is gone on with, or shown when it has finished.
 
         `original`: the run that this one replays.
-        Raises NotPossible where an existing one was stopped or failed.
+        Raises NotPossible where an existing one was stopped or failed, or the original has nothing to replay.
         """
+        if original is not None and not request.participants:
+            raise NotPossible(
+                f"run {original.id} ({original.state}) has no committed round: nothing to replay"
+            )
         self._check(request.experiment)
         progress = self._begin(request.experiment)
         with self._lab() as (api, lab):

@@ -74,14 +74,16 @@ def _active(view: RunView) -> list[RenderableType]:
 def partition(spread: Spread) -> RenderableType:
     """Clients × labels; the shade of a figure is its share of the client's examples."""
     table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, collapse_padding=True)
-    table.add_column("client", justify="right", no_wrap=True)
-    for label in spread.labels:
-        table.add_column(label, justify="right", no_wrap=True)
-    table.add_column("all", justify="right", style="bold", no_wrap=True)
+    sums = [sum(column) for column in zip(*spread.counts, strict=True)]
+    table.add_column("client", justify="right", no_wrap=True, min_width=6)
+    for label, total in zip(
+        spread.labels, sums, strict=True
+    ):  # as wide as it is, however narrow the terminal
+        table.add_column(label, justify="right", no_wrap=True, min_width=max(len(label), len(str(total))))
+    table.add_column("all", justify="right", style="bold", no_wrap=True, min_width=len(str(sum(sums))))
     for client, row in enumerate(spread.counts[:_CLIENTS]):
         total = sum(row) or 1
         table.add_row(str(client), *(_shaded(count, count / total) for count in row), f"{sum(row)}")
-    sums = [sum(column) for column in zip(*spread.counts, strict=True)]
     table.add_section()
     table.add_row("all", *(str(value) for value in sums), str(sum(sums)))
     words = f"{len(spread.counts)} clients of {span(sum(row) for row in spread.counts)} examples"

@@ -23,7 +23,7 @@ from aggregator.events import Close
 from aggregator.files import RunFiles
 from aggregator.fold import Folded, FoldPlan, Input, extract_states, fold, write_message
 from aggregator.personal import gains
-from aggregator.rows import Accepted, Commit, CommitRow, RunRow
+from aggregator.rows import Accepted, Commit, CommitRow, EvaluationRow, RunRow
 from aggregator.store import Store
 
 
@@ -177,13 +177,18 @@ def commit_round(
 
 
 def score(store: Store, run: RunId, round_number: int) -> RoundRecord:
-    """Sum up a round's evaluations into its record (events.Score): shards in order, and clients in order."""
-    commit = store.commit_of(run, round_number)
-    rows = store.evaluations(run, round_number)
+    """Sum up a round's evaluations into its record (events.Score)."""
+    record = scored(store.commit_of(run, round_number).record, store.evaluations(run, round_number))
+    store.score_round(run, record)
+    return record
+
+
+def scored(record: RoundRecord, rows: Sequence[EvaluationRow]) -> RoundRecord:
+    """The record with what its evaluations add up to: shards in order, and clients in order."""
     shards = [row.evaluated for row in rows if row.client < 0]
     clients = [row.evaluated for row in rows if row.client >= 0]
     central, federated = _values(shards), _values(clients)
-    record = commit.record.model_copy(
+    return record.model_copy(
         update={
             "accuracy": central.pop("accuracy", None),
             "loss": central.pop("loss", None),
@@ -191,8 +196,6 @@ def score(store: Store, run: RunId, round_number: int) -> RoundRecord:
             "federated": federated,
         }
     )
-    store.score_round(run, record)
-    return record
 
 
 def tidy(store: Store, files: RunFiles, run: RunId, *, starting: bool = False) -> None:

@@ -351,7 +351,7 @@ class Conductor:
             what = f"{end.state}, but that could not be recorded: {error}"
             await self._show("paused", how_to_resume(what, self.run.id))
             return
-        if end.state == "finished":  # before its last round, perhaps: the updates of the next are left
+        if end.discards:  # before its last round, perhaps: the updates of the next are left
             await self._closing.tidy(over=True)
 
 

@@ -284,14 +284,17 @@ class Place:
 
 @dataclass(frozen=True)
 class End:
-    """The run is over with the weights of `round` (-1: there are none yet).
-
-    Everything begun after it is discarded.
-    """
+    """The run is over with the weights of `round` (-1: there are none yet)."""
 
     state: Literal["finished", "failed", "stopped"]
     round: int
     reason: str
+    spent: bool = False  # the round under way missed its quorum for the last time
+
+    @property
+    def discards(self) -> bool:
+        """Whether what was begun after `round` counts no more. Else a resume goes on with it."""
+        return self.spent or self.state == "finished"
 
 
 Command: TypeAlias = (

@@ -148,9 +148,11 @@ class Facts:
         for key in sorted(key for key in self.book.open if key.kind in kinds):
             self.say(self.book.close(key))
 
-    def end(self, state: Literal["finished", "failed", "stopped"], reason: str) -> None:
+    def end(
+        self, state: Literal["finished", "failed", "stopped"], reason: str, *, spent: bool = False
+    ) -> None:
         self.withdraw("initialize", "train", "evaluate")
         self.phase = Phase.ENDED
         self.wake_at(None)
-        self.ended = End(state, self.committed, reason)
+        self.ended = End(state, self.committed, reason, spent)
         self.say(self.ended)

@@ -70,10 +70,13 @@ def missed(facts: Facts, arrived: int, now: Seconds) -> None:
 
 
 def retry(facts: Facts, why: str, now: Seconds) -> None:
-    """Another sample for the same round, if there may be one."""
-    under, retries = facts.under, facts.settings.retries
-    if under.trial > retries:
-        facts.end("failed", f"round {under.number} {why} (trial {under.trial} of {retries + 1})")
+    """Another sample for the same round, if there may be one: `retries` after the first of a start, and as
+    many after the first of a resume.
+    """
+    under = facts.under
+    if under.trial % (facts.settings.retries + 1) == 0:
+        why = f"round {under.number} {why} (trial {under.trial} of {under.trial})"
+        facts.end("failed", why, spent=True)
         return
     facts.withdraw("train")
     facts.under = Under(under.number, under.trial + 1, lost=under.lost)

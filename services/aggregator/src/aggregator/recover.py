@@ -49,7 +49,7 @@ def recover(store: Store, run: RunId) -> Known:
         committed=committed,
         initialized=row.initial if committed < 0 else None,
         accuracies={commit.round: commit.accuracy for commit in commits if commit.scored},
-        trial=begun.trial if begun else 0,
+        trial=begun.trial if begun else store.trials(run, committed + 1) + 1,
         cohort=begun.cohort if begun else (),
         accepted={client: update.digest for client, update in updates.items()},
         arrivals=_arrivals(row, updates),

@@ -24,7 +24,7 @@ GATHERING     what comes next needs workers: any one to make the first weights, 
 INITIALIZING  one worker makes the first weights; Close(0) keeps them.
 TRAINING      the cohort's updates come in. It ends when the cohort's size is in (the rest are withdrawn, and
               stale when they come), or at the deadline with the quorum in. Below the quorum all are withdrawn
-              and a new sample is asked, `retries` times; then the run fails.
+              and a new sample is asked, `retries` times; then the run fails, and a resume asks the next.
 HOLDING       the cohort is cut, but the round before is perhaps still being evaluated: if that meets a stop
               condition, the run ends with its weights and this round is discarded. So Close(r) is only said
               once r-1 is scored.

@@ -337,7 +337,7 @@ class Runs:
         await conductor.handle(Started(conductor.now))
 
     async def _ended(self, run: ActiveRun, end: End) -> None:
-        await self._record_end(run.id, end.state, end.reason, discard=end.state == "finished")
+        await self._record_end(run.id, end.state, end.reason, discard=end.discards)
         self.active = None
         note("run " + end.state, run=run.id, reason=end.reason, round=end.round)
         self._points.event("run", f"{end.state}: {end.reason}", run.id, max(end.round, 0))

@@ -192,6 +192,13 @@ class Store:
             return None
         return OpenRound(row["round"], row["trial"], tuple(json.loads(row["cohort"])), row["started"])
 
+    def trials(self, run: RunId, round_number: int) -> int:
+        """How many samples were drawn for the round."""
+        row = self._db.one(
+            "SELECT count(*) AS count FROM rounds WHERE run = ? AND round = ?", run, round_number
+        )
+        return 0 if row is None else int(row["count"])
+
     def issue(self, run: RunId, orders: Iterable[tuple[Key, int, WorkerId]]) -> None:
         """Orders (key, attempt, worker) about to be given: recorded before any of them is."""
         with self._db.transaction():

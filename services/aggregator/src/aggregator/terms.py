@@ -138,7 +138,8 @@ class Recovered:
     """What the store knows of a run that goes on: what commands said. Defaults: nothing.
 
     `trial`, `cohort` and `accepted` are of the latest BeginRound, and only if its round is `committed` + 1;
-    accepted updates of earlier trials are not among them. Failed attempts are counted anew.
+    accepted updates of earlier trials are not among them. Where no trial of it is open, `trial` is the one to
+    be drawn. Failed attempts are counted anew.
     """
 
     committed: int = -1  # last RoundCommitted; -1: not even the first weights

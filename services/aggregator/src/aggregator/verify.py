@@ -1,9 +1,11 @@
 """`python -m aggregator.verify RUN --state-dir DIR`: is a run what its ledger says it is?
 
-Checks the ledger's chain always, every kept file against its content hash, and folds each round again whose
-updates and starting point were kept, comparing the bits. Reads only (what it folds goes to a temporary
-folder), so it may run beside the aggregator. Exit code 0: everything holds; 1: something does not, and the
-report says what, and what to do.
+Checks the ledger's chain always, the run's experiment, task and data against it, every kept file against its
+content hash, and folds each round again whose updates and starting point were kept, comparing the bits.
+Scores (accuracy, loss, metrics) are no part of the ledger: they are added up again from the evaluations in
+the store, which nothing else vouches for. Reads only (what it folds goes to a temporary folder), so it may
+run beside the aggregator. Exit code 0: everything holds; 1: something does not, and the report says what,
+and what to do.
 """
 
 from __future__ import annotations
@@ -18,13 +20,13 @@ from pathlib import Path
 
 from roundtable.codec import Wire
 from roundtable.errors import CorruptStore, RoundtableError
-from roundtable.ledger import LedgerEntry, check_chain, read_entry
+from roundtable.ledger import LedgerEntry, check_chain, entry_hash, read_entry
 from roundtable.messages import Initialized
 from roundtable.types import ClientId, Digest, RunId
 from roundtable.weights import Manifest
 
 from aggregator.checks import update_groups
-from aggregator.commit import fold_plan
+from aggregator.commit import fold_plan, scored
 from aggregator.disk import allow_files
 from aggregator.files import Kind, RunFiles
 from aggregator.fold import digest_of, extract_states, fold, server_groups
@@ -97,6 +99,8 @@ class _Look:
             )
             return
         entries = self._chain(head)
+        if entries:
+            self._what_was_run(known, entries[0])
         self._stored_files(known)
         self._needed_files()
         self._spool(known)
@@ -107,6 +111,8 @@ class _Look:
         for entry in entries[1:]:
             if entry.round in self._updates:
                 self._refold(known, entry, self._updates[entry.round])
+        for commit in self._commits:
+            self._scores(commit)
 
     def _fault(self, line: str) -> None:
         self._report.problems.append(line)
@@ -129,9 +135,39 @@ class _Look:
                 self._fault(
                     f"round {commit.round}: the store names other files than the ledger: start the run anew"
                 )
-            if commit.record.entry_hash != commit.entry_hash or commit.record.weights_hash != commit.weights:
+            if commit.entry_hash != entry_hash(entry):
+                self._fault(
+                    f"round {commit.round}: its ledger entry has another hash than it had: start the run anew"
+                )
+            record = commit.record
+            told = (record.entry_hash, record.weights_hash, record.participants)
+            if told != (commit.entry_hash, commit.weights, tuple(part.client for part in entry.participants)):
                 self._fault(f"round {commit.round}: its record contradicts the ledger: start the run anew")
         return entries
+
+    def _what_was_run(self, known: Initialized, entry: LedgerEntry) -> None:
+        """Any entry will do: along the chain these do not change."""
+        for name, found, said in (
+            ("id", self._row.id, entry.run),
+            ("experiment", self._row.experiment.digest, entry.experiment),
+            ("task source", known.task_hash, entry.task_hash),
+            ("data set", known.data_hash, entry.data_hash),
+        ):
+            if found != said:
+                self._fault(
+                    f"the run's {name} is {found} in the store, {said} in the ledger: rewritten, or read by"
+                    " another version; start the run anew"
+                )
+
+    def _scores(self, commit: CommitRow) -> None:
+        """A round without its scores yet has to be without any."""
+        rows = self._store.evaluations(self._row.id, commit.round) if commit.scored else []
+        record = scored(commit.record, rows)
+        if (record, record.accuracy) != (commit.record, commit.accuracy):
+            self._fault(
+                f"round {commit.round}: its evaluations add up to other scores (accuracy {record.accuracy})"
+                " than it has: start the run anew"
+            )
 
     def _stored_files(self, known: Initialized) -> None:
         experiment, manifest = self._row.experiment, known.manifest

@@ -28,6 +28,7 @@ from roundtable.errors import (
     Refused,
     RoundtableError,
     StorageFull,
+    Truncated,
     Unauthorized,
     Unknown,
     problem_of,
@@ -47,6 +48,7 @@ from worker.work import Work
 
 EMPTY_REPLIES = 3  # polls answered at once with nothing new, before the next ones are held back
 AT_ONCE: Seconds = 0.1
+CUT_OFF = 3  # times an update may arrive cut off, as by a link that stalls, before it is given up
 LINGER: Seconds = (
     0.25  # how long the reply to an update may wait for the next orders; longer, and polls do it
 )
@@ -195,7 +197,7 @@ class Agent:
             return False
         try:
             self._hand_in(parcel, patient=False)
-        except (*PASSING, Unauthorized):
+        except (*PASSING, Unauthorized, Truncated):
             return False
         return True
 
@@ -215,6 +217,7 @@ class Agent:
         """Send it over `link` until it is taken, refused or no longer wanted; how long the reply waited for
         more orders. Unless `patient`, raises what may pass."""
         backoff, order, content, said = self._patience(), parcel.held.order, parcel.content, False
+        cut_off = 0
         while True:
             try:
                 if isinstance(content, Encoded):
@@ -232,7 +235,15 @@ class Agent:
                     said = True
                 if not self.board.pause(backoff.next(), parcel.held):
                     return 0.0
-            except InvalidInput as error:  # this content will never be taken: say so, once
+            except InvalidInput as error:
+                cut_off += isinstance(error, Truncated)
+                if isinstance(error, Truncated) and cut_off < CUT_OFF:
+                    if not patient:
+                        raise
+                    if not self.board.pause(backoff.next(), parcel.held):
+                        return 0.0
+                    continue
+                # This content will never be taken: say so, once.
                 warn("update refused", order=order.id, detail=str(error))
                 if not isinstance(content, Encoded):
                     return 0.0

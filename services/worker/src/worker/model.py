@@ -30,6 +30,7 @@ class Model:
         self._keras = build(task, name, seed)
         if not isinstance(self._keras, keras.Model) or not self._keras.built:
             raise InvalidTask(f"task {name}: model() must give a built Keras model: give it a keras.Input")
+        self._name = name
         trained = {id(variable) for variable in self._keras.trainable_variables}
         self._weights: list[Any] = list(self._keras.weights)
         self._trained = [id(variable) in trained for variable in self._weights]
@@ -81,6 +82,14 @@ class Model:
         sources = {True: iter(trainable), False: iter(others)}
         return [next(sources[trained]) for trained in self._trained]
 
+    def constrained(self, trainable: Sequence[Tensor]) -> Tensors:
+        """In a graph: weights after a step → as their constraints have them."""
+        constraints = [variable.constraint for variable in self.split(self._weights)[0]]
+        return [
+            constraint(weight) if constraint else weight
+            for constraint, weight in zip(constraints, trainable, strict=True)
+        ]
+
     def predict(
         self,
         trainable: Sequence[Tensor],
@@ -90,25 +99,35 @@ class Model:
         training: bool,
     ) -> tuple[Tensor, Tensors, Tensors, Tensors]:
         """In a graph: x [b, …] → (predictions, others after it, generator states after it, regularization
-        losses).
+        losses). Raises InvalidTask where a layer assigns what is trained.
         """
+        import keras
+
         weights = self.join(trainable, others)
         waiting = iter(states)
         fixed = [next(waiting) if place is None else weights[place] for place in self._fixed_places]
-        predictions, after, losses = self._keras.stateless_call(
-            [weights[place] for place in self._trainable_places],
-            fixed,
-            x,
-            training=training,
-            return_losses=True,
-        )
+        trained = [weights[place] for place in self._trainable_places]
+        trained_here, fixed_here = self._keras.trainable_variables, self._keras.non_trainable_variables
+        # As Keras's stateless_call, which loses what is assigned to a trained variable without a word.
+        mapping = zip([*trained_here, *fixed_here], [*trained, *fixed], strict=True)
+        with keras.StatelessScope(mapping, collect_losses=True) as scope:
+            given = [scope.get_current_value(variable) for variable in trained_here]
+            predictions = self._keras.call(x, training=training)
+            losses = list(self._keras.losses)
+        for variable, value in zip(trained_here, given, strict=True):
+            if scope.get_current_value(variable) is not value:
+                raise InvalidTask(
+                    f"task {self._name}: a layer assigns {variable.path} while it is called, which is the "
+                    "optimizer's to change: leave out layers that do, as SpectralNormalization does"
+                )
         next_states = []
-        for place, value in zip(self._fixed_places, after, strict=True):
+        for place, variable in zip(self._fixed_places, fixed_here, strict=True):
+            value = scope.get_current_value(variable)
             if place is None:
                 next_states.append(value)
             else:
                 weights[place] = value
-        return predictions, self.split(weights)[1], next_states, list(losses)
+        return predictions, self.split(weights)[1], next_states, losses
 
     def states(self, seeds: Tensor) -> Tensors:
         """In a graph: int64 [generators, 2] → one state for each of the model's random generators."""

@@ -7,6 +7,7 @@ kept, never a copy of its examples. A pinned client has all of its node's own fo
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,15 +48,20 @@ class Partitions:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A task's data set, checked, with its labels [n] and content hash."""
+    """A task's data set, checked, with its labels [n] and content hash. `task`: the one that loaded it."""
 
+    task: Task
     data: Data
     labels: Array
     digest: Digest
 
 
 def load(task: Task, name: str, datasets_dir: Path) -> Loaded:
-    """Load the task's data, which the experiment calls `name`. Raises InvalidData or InvalidTask."""
+    """Load the task's data, which the experiment calls `name`. Raises InvalidData or InvalidTask.
+
+    By a copy of the task: models are made by one that has loaded nothing, in each run the same.
+    """
+    task = copy(task)
     with blaming(f"task {name}: load() failed"):
         data = task.load(datasets_dir)
     if not isinstance(data, Data):
@@ -70,12 +76,11 @@ def load(task: Task, name: str, datasets_dir: Path) -> Loaded:
         )
     check_classes(task, labels)
     check_classes(task, test_labels)
-    return Loaded(data, labels, data.digest)
+    return Loaded(task, data, labels, data.digest)
 
 
 def spread(
     loaded: Loaded,
-    task: Task,
     experiment: Experiment,
     pinned_dir: Path | None,
     pinned_client: ClientId | None,
@@ -92,7 +97,7 @@ def spread(
         x, y, digest, indices = x[:0], y[:0], data.test_digest, {}
         if pinned_dir is not None:
             with blaming(f"task {experiment.task}: load_node() failed"):
-                x, y = load_node(task, pinned_dir, data)
+                x, y = load_node(loaded.task, pinned_dir, data)
             node = np.arange(len(x), dtype=np.int64)
             if pinned_client is not None:
                 indices, node = {pinned_client: node}, None

@@ -58,7 +58,7 @@ class Structure:
     @classmethod
     def of(cls, found: Found, experiment: Experiment, loaded: Loaded) -> Structure:
         model = Model(found.task, experiment.task)  # by no run's seed
-        measure = Measure(found.task, experiment.task)
+        measure = Measure(loaded.task, experiment.task)
         data = loaded.data
         return cls(model, measure, Evaluation(model, measure, experiment.task, data.x_test, data.y_test))
 

@@ -72,7 +72,7 @@ class Trainer:
         if experiment.partition.kind == "pinned":  # its data is a node's own, and no other run's
             loaded = partitions.load(found.task, experiment.task, datasets_dir)
             client = plan.pinned_clients.get(node)
-            data = partitions.spread(loaded, found.task, experiment, pinned_dir, client)
+            data = partitions.spread(loaded, experiment, pinned_dir, client)
             self._x, x = resident(data.x)
             self._y, y = resident(data.y)
             self._data = replace(data, x=x, y=y)
@@ -80,7 +80,7 @@ class Trainer:
             self._trainings: Recent[LocalTraining] = Recent(1)
         else:
             kit = (shelf or Shelf()).kit(found, experiment, datasets_dir)
-            self._data = partitions.spread(kit.loaded, found.task, experiment, None, None)
+            self._data = partitions.spread(kit.loaded, experiment, None, None)
             self._x, self._y, self._trainings, structure = kit.x, kit.y, kit.trainings, kit.structure
         self.data_hash: Digest = self._data.data_hash
         self._model, self._measure, self._evaluation = (

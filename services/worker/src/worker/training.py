@@ -180,6 +180,7 @@ class LocalTraining:
                 loss = self._measure.loss(y_batch, predictions)
                 objective = tf.add_n([loss, *extra]) if extra else loss
             gradients = tape.gradient(objective, trained, unconnected_gradients="zero")
+            gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]  # an Embedding's is sparse
             count += 1
             stepped = [
                 self._optimizer.apply(
@@ -194,7 +195,8 @@ class LocalTraining:
             ]
             more = self._measure.sums(y_batch, predictions, loss)
             sums = [total + more[name] for total, name in zip(sums, self._metrics, strict=True)]
-            return upto, ([w for _, w in stepped], others, [s for s, _ in stepped], states, count), sums
+            trained = self._model.constrained([weight for _, weight in stepped])
+            return upto, (trained, others, [s for s, _ in stepped], states, count), sums
 
         def epoch(number: Tensor, carry: Any, sums: Tensors) -> Any:
             with tf.device("CPU"):  # an accelerator is given an epoch at a time, never the data set

@@ -19,6 +19,7 @@ from lab.study.records import Repeat
 ROUNDS = 3
 FEW, MANY = 4, 32  # clients
 LARGE, SMALL = 800, 16  # examples each
+LEAST = 1e-7  # seconds an example: what cannot be measured, on a busy machine say
 Carry = Callable[[Experiment, Seconds], Repeat]
 
 
@@ -33,7 +34,7 @@ def calibrate(experiment: Experiment, examples: int, workers: int, carry_out: Ca
     each_few, each_many = _each(few), _each(many)
     # few = FEW·client + FEW·size/w·example, many = MANY·client + MANY·small/w·example
     own, own_many = FEW * size / min(workers, FEW), MANY * small / workers
-    example = max((each_few - each_many * FEW / MANY) / (own - own_many * FEW / MANY), 1e-7)
+    example = max((each_few - each_many * FEW / MANY) / (own - own_many * FEW / MANY), LEAST)
     client = max((each_many - own_many * example) / MANY, 1e-4)
     evaluation = max(many.ended - many.rounds[-1].committed, 0.0)
     start = max((many.ended - many.began) - (ROUNDS - 1) * each_many - evaluation, 0.0)

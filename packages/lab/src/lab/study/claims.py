@@ -76,7 +76,8 @@ def _always(effect: Effect) -> bool:
 
 
 def _interval(effect: Effect) -> tuple[float, float]:
-    return effect.difference.low or 0.0, effect.difference.high or 0.0
+    low, high = effect.difference.low or 0.0, effect.difference.high or 0.0
+    return effect.measure.possible_apart(low), effect.measure.possible_apart(high)
 
 
 def _ends(found: Sequence[Effect], unit: bool = False) -> str:
@@ -151,7 +152,7 @@ def _change(effect: Effect) -> str:
 
 
 def of_ranking(ranking: dict[str, list[Effect]]) -> list[str]:
-    """The ranking in words: for each outcome what moved it most, and what was not shown to move it."""
+    """The ranking in words: for each outcome what is shown to move it, and what is not, the largest first."""
     paragraphs = []
     for outcome, found in ranking.items():
         moved = [e for e in found if e.verdict == "difference"]
@@ -159,9 +160,9 @@ def of_ranking(ranking: dict[str, list[Effect]]) -> list[str]:
         same = [e for e in found if e.verdict == "the same"]
         parts = []
         if moved:
-            parts.append("moved most by " + ", then by ".join(map(_rank, moved)))
+            parts.append("differences shown for " + listed(list(map(_rank, moved))))
         if still:
-            parts.append("no difference shown for " + listed(list(map(_factor, still))))
+            parts.append("no difference shown for " + listed(list(map(_pair, still))))
         if same:
             parts.append("the same in every repeat at all levels of " + listed(list(map(_factor, same))))
         if parts:
@@ -175,6 +176,11 @@ def _rank(effect: Effect) -> str:
         f"{'+' if mean > 0 else '−'}{effect.measure.apart(abs(mean))}{' on average' * bool(effect.uneven)}"
     )
     return f"{effect.factor_name} ({effect.reference} → {effect.level}: {change}; {_where(effect)})"
+
+
+def _pair(effect: Effect) -> str:
+    """Of levels that could not be compared nothing is said."""
+    return f"{effect.factor_name} ({effect.reference} → {effect.level}; {_where(effect)})"
 
 
 def _factor(effect: Effect) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import time
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +22,7 @@ from lab.live import clock, percent
 from lab.native import Folders
 from lab.options import DATASETS, TASKS, Ca, Datasets, NoLive, Port, Tasks, TokenFile, Url, animated, out
 from lab.place import Place
+from lab.progress import counted
 from lab.study import pace, ready
 from lab.study.conduct import MINUTE, Conduct
 from lab.study.files import load
@@ -53,14 +55,17 @@ def check(study: StudyFile, tasks_dir: Tasks = TASKS, datasets_dir: Datasets = D
         own = found.section.study
         baselines = sum(cell.kind == "centralized" for cell in found.cells)
         also = f", {baselines} of them training in one place" if baselines else ""
-        out.print(f"{found.section.key}: {len(found.cells)} cells{also}, {own.repeats} repeats each")
+        out.print(
+            f"{found.section.key}: {counted(len(found.cells), 'cell')}{also}, "
+            f"{counted(own.repeats, 'repeat')} each"
+        )
         for cell in found.cells:
             about = f"{pace.kind(cell.experiment)}, {cell.experiment.rounds.count} rounds"
-            out.print(f"  {cell.id:<40} {about}", soft_wrap=True, markup=False)
+            out.print(f"  {cell.id:<40} {about}", soft_wrap=True)
         runs += len(found.cells) * own.repeats
     budget = file.budget_minutes
     fewer = f", or fewer repeats to end in {budget:g} minutes" if budget else ""
-    out.print(f"{study}: fine: {runs} runs in all{fewer}")
+    out.print(f"{study}: fine: {counted(runs, 'run')} in all{fewer}")
     return Exit.DONE
 
 
@@ -116,7 +121,7 @@ def run(
             sitting,
             show,
             began,
-            url or f"native, {number} workers",
+            url or f"native, {counted(number, 'worker')}",
             None if budget is None else budget * MINUTE,
             fresh,
             retry_failed,
@@ -151,7 +156,7 @@ def run(
     took = time.time() - began
     over = "" if budget is None or took <= budget * MINUTE else f", over its {clock(budget * MINUTE)}"
     failed = f"{conduct.failed} of them failed" if conduct.failed else "none failed"
-    out.print(f"{conduct.done} runs, {failed}; {clock(took)} in all{over}")
+    out.print(f"{counted(conduct.done, 'run')}, {failed}; {clock(took)} in all{over}")
     return Exit.FAILED if conduct.failed else Exit.DONE
 
 
@@ -177,7 +182,9 @@ def repeat(
     if cell not in known:
         near = get_close_matches(cell, known, 1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        raise InvalidSetting(f"{cell}: {study} has no such cell{hint}; `lab study check {study}` lists them")
+        raise InvalidSetting(
+            f"{cell}: {study} has no such cell{hint}; `lab study check {shlex.quote(str(study))}` lists them"
+        )
     part, own = known[cell]
     show: Show = Live(out) if animated() and not no_live else Plain(out)
     place = Place(Folders(out_dir / ".lab", tasks_dir, datasets_dir), port=port)
@@ -234,16 +241,23 @@ def report(
     places = Place(Folders(tasks=tasks_dir, datasets=datasets_dir)).working if to is None else ""
     if to is None and out_dir != OUT:
         places = f" --out {shlex.quote(str(out_dir))}{places}"  # beside the results: who reads it has them
-    quoted = _literal(f"{FROM_THE_ROOT} study repeat {shlex.quote(str(study))}")
+    quoted = _literal(f"{FROM_THE_ROOT} study repeat {shlex.quote(str(_named(study, to is not None)))}")
     command = f"{quoted} {{cell}} --seed {{seed}}{_literal(places)}"
     for problem in pictures.make(out_dir, sections, Folders(out_dir / ".lab", tasks_dir, datasets_dir)):
-        out.print(f"predictions are not drawn: {problem}", soft_wrap=True, markup=False)
+        out.print(f"predictions are not drawn: {problem}", soft_wrap=True)
     made = page.gather(file, sections, out_dir, command, tasks_dir, note)
     folder = to or out_dir / file.name
     written = page.write(made, folder)
     page.write_tables(sections, out_dir, folder, tasks_dir)
     out.print(f"report  {written}", soft_wrap=True)
     return Exit.DONE
+
+
+def _named(study: Path, published: bool) -> Path:
+    """The file as a report's commands name it: none of this machine's folders in what is published."""
+    with suppress(ValueError):
+        return study.absolute().relative_to(Path.cwd())
+    return Path("studies", study.name) if published else study
 
 
 def _literal(text: str) -> str:

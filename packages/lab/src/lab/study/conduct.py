@@ -17,8 +17,9 @@ from roundtable.types import Seconds
 
 from lab import machine
 from lab.live import clock, percent
+from lab.progress import counted
 from lab.study import pace
-from lab.study.calibrate import calibrate
+from lab.study.calibrate import LEAST, calibrate
 from lab.study.cells import Cell
 from lab.study.measures import last
 from lab.study.pace import Load, Pace, Rates
@@ -205,8 +206,13 @@ class Conduct:
         if isinstance(rates, str):
             self.show.say(f"{name} cannot be calibrated: {rates}", warn=True)
             return None
+        speed = (
+            f"{1 / rates.example:,.0f} examples a second and worker"
+            if rates.example > LEAST
+            else "no time an example that could be measured"
+        )
         self.show.say(
-            f"calibrated {name}: {1 / rates.example:,.0f} examples a second and worker, "
+            f"calibrated {name}: {speed}, "
             f"{1000 * rates.client:.1f} ms a client, {rates.evaluation:.1f} s an evaluation, "
             f"{rates.start:.1f} s to start a run"
         )
@@ -240,7 +246,8 @@ class Conduct:
             wanted = next(r.section.study.repeats for r in self.ready if r.section.key == load.key)
             trimmed = f" (trimmed from {wanted} to fit)" if load.repeats < wanted else ""
             self.show.say(
-                f"  {load.key:<28} {cells[load.key]:>3} cells × {load.repeats} repeats{trimmed}, "
+                f"  {load.key:<28} {cells[load.key]:>3} {'cell' if cells[load.key] == 1 else 'cells'} × "
+                f"{counted(load.repeats, 'repeat')}{trimmed}, "
                 f"about {clock(load.left)}"
             )
         asked = "" if self.budget is None else f" of {clock(self.budget)}"

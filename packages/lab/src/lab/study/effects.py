@@ -38,15 +38,20 @@ class Stratum:
         return self.rows[0].cell.experiment.task
 
     @property
+    def clock(self) -> str:
+        return self.rows[0].cell.experiment.machines.clock
+
+    @property
     def even(self) -> tuple[Row, ...]:
         """Cells that levels are averaged over: of a grid run in part, only where every level has been run.
 
-        Else one level's mean would have easy cells in it that another's lacks.
+        Else one level's mean would have easy cells in it that another's lacks. What failed has been run: left
+        out, the lucky combinations would stand for all.
         """
         beside: dict[tuple[str, ...], list[Row]] = {}
         for row in self.rows:
             beside.setdefault(self._others(row), []).append(row)
-        whole = [rows for rows in beside.values() if all(row.finished for row in rows)]
+        whole = [rows for rows in beside.values() if all(row.finished or row.failed for row in rows)]
         return tuple(row for rows in whole or beside.values() for row in rows)
 
     @property

@@ -18,13 +18,14 @@ def metric_names(experiment: Experiment, folders: Folders) -> frozenset[str]:
 
     Raises InvalidTask, InvalidData.
     """
-    import_tensorflow()
+    import_tensorflow(quietly=True)
     import tensorflow as tf
 
     task = data.task_of(experiment, folders.tasks).task
     with data.calling(f"task {experiment.task}: its metrics cannot be asked for"):
+        model = build(task, experiment.task)  # first: of a task that has loaded nothing, as a worker's is
         found = task.load(folders.datasets)
-        predictions = build(task, experiment.task)(found.x_test[:1], training=False)
+        predictions = model(found.x_test[:1], training=False)
         sums = task.metrics(tf.constant(found.y_test[:1]), predictions)
         # Ones, since what one example does not show, such as a class that it lacks, would be left out.
         ones = {name: np.ones(np.shape(total)).tolist() for name, total in sums.items()}

@@ -16,7 +16,7 @@ from roundtable.experiment import Experiment
 from lab.data import described
 from lab.study.effects import Effect, Stratum, effects, effects_of
 from lab.study.intervals import Interval
-from lab.study.measures import Measure, Target, measures, named, target_of
+from lab.study.measures import Measure, Target, measures, named, number, target_of
 from lab.study.schema import level_name
 from lab.study.summary import Row, Summary
 
@@ -96,7 +96,7 @@ def _against(effect: Effect | None) -> str:
         return "–"
     half = effect.difference.half
     told = effect.measure.shown(mean, unit=False)
-    told = told if told.startswith("−") or effect.verdict == "the same" else f"+{told}"
+    told = f"+{told}" if told.strip("0.−") and mean > 0 else told
     spread = "" if half is None else f" ± {effect.measure.shown(half, unit=False)}"
     star = " *" if effect.verdict == "difference" else ""
     return f"{told}{spread} ({effect.difference.each.n}){star}"
@@ -124,7 +124,8 @@ def _share(found: Summary, row: Row, measure: Measure) -> str:
     share = found.share_of_centralized(row, measure)
     if share is None or share.mean is None:
         return "100" if row.cell.kind == "centralized" and row.of(measure).n else "–"
-    return f"{share.mean:.1f}" + ("" if share.half is None else f" ± {share.half:.1f}")
+    count = "" if share.whole else f" ({share.n} of {share.asked})"
+    return number(share.mean, 1) + ("" if share.half is None else f" ± {number(share.half, 1)}") + count
 
 
 def of_effects(table: Mapping[str, list[Effect]]) -> Table | None:

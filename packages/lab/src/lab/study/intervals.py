@@ -116,7 +116,8 @@ class Difference(_Around):
 
     Nothing is told of some seeds alone, as of those that reached a target. The spread of the differences is
     not taken for less than that of the rounding at either side (`Interval.step`). Without any spread it is a
-    fact where it is of sizes; of what was learned, such as shares of a few examples, it is a coincidence.
+    fact where it is of what is counted; of what was learned, such as shares of a few examples, it is a
+    coincidence.
     """
 
     a: Interval
@@ -146,7 +147,7 @@ class Difference(_Around):
         if self.constant and abs(self.mean) <= self._rounding:
             return 1.0
         if self._error <= self._rounding:
-            return 0.0  # a fact, such as a size in bytes: there is no spread to test
+            return 0.0  # a fact, such as a time on the virtual clock: there is no spread to test
         return float(2 * stats.t.sf(abs(self.mean) / self._error, self.each.n - 1))
 
     def verdict(self, adjusted: float | None) -> Verdict:
@@ -158,7 +159,7 @@ class Difference(_Around):
             return "not in every repeat"
         if self.p is None or adjusted is None:
             return "too few repeats"
-        if self.constant and self.p == 1.0:
+        if self.constant and self.p == 1.0 and not (self.a.step or self.b.step):
             return "the same"
         if self.p >= 1 - LEVEL:
             return "no difference shown"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -17,6 +17,7 @@ from lab.study.records import Repeat, RoundFigures
 from lab.study.schema import InvalidStudy, Study
 
 MB: Final = 1_000_000
+ACCOUNT: Final = 100  # bytes: what updates vary by that say the same, since their accounts are decimals
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,11 @@ class Measure:
         return self.name in ("bytes", "round_bytes", "bytes_to_target")
 
     @property
+    def total(self) -> bool:
+        """Whether it is what a whole run takes: the longer that is, the more."""
+        return self.name in ("rounds", "seconds", "cpu_seconds", "bytes", "joules")
+
+    @property
     def learned(self) -> bool:
         """Whether it says what was learned, not what that took."""
         return self.better > 0 or self.name.rpartition(".")[2] == "loss"
@@ -77,6 +83,18 @@ class Measure:
         low, high = self.bounds
         return min(max(value, low), high)
 
+    def possible_apart(self, value: float) -> float:
+        """The same of a difference of two."""
+        low, high = self.bounds
+        return min(max(value, low - high), high - low)
+
+    def possible_share(self, value: float, wholes: Sequence[float]) -> float:
+        """The same of a mean of shares in %, one of each of `wholes`."""
+        if min(wholes, default=0.0) <= 0:
+            return value
+        low, high = (100 * end / statistics.harmonic_mean(wholes) for end in self.bounds)
+        return min(max(value, low), high)
+
     def of(self, repeat: Repeat) -> float | None:
         """In `unit`; nothing for a failed repeat."""
         if repeat.state != "finished" or not repeat.rounds:
@@ -85,20 +103,32 @@ class Measure:
         return None if value is None else value * self.scale
 
     def of_round(self, repeat: Repeat) -> float | None:
-        """What a round adds to what reaching the target takes, in `unit`."""
-        value, index = self.of(repeat), self.target.round_of(repeat) if self.target else None
+        """What a round adds to what the run takes, or reaching the target, in `unit`."""
+        value = self.of(repeat)
+        index = self.target.round_of(repeat) if self.target else len(repeat.rounds) - 1
         return None if value is None or index is None else value / (index + 1)
+
+    def rounding(self, repeat: Repeat) -> float:
+        """What it is known to, in `unit`: bytes to what the accounts of the updates vary by."""
+        if not self.moved:
+            return 0.0
+        updates = sum(record.clients for record in repeat.rounds)
+        return ACCOUNT * self.scale * updates / (len(repeat.rounds) if self.name == "round_bytes" else 1)
 
     def shown(self, value: float | None, unit: bool = True) -> str:
         if value is None:
             return "–"
         digits = self.digits if abs(value) < 1000 else 0
-        told = f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", "−")  # + 0: no minus before a zero
-        return f"{told} {self.unit}" if unit and self.unit else told
+        return f"{number(value, digits)} {self.unit}" if unit and self.unit else number(value, digits)
 
     def apart(self, value: float | None) -> str:
         """A difference of two values: of per cents in points."""
         return f"{self.shown(value, unit=False)} points" if self.unit == "%" else self.shown(value)
+
+
+def number(value: float, digits: int) -> str:
+    """With a true minus, and none before a zero (+ 0)."""
+    return f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", "−")
 
 
 def metric_of(record: RoundFigures, metric: str) -> float | None:

@@ -52,7 +52,8 @@ def effect(summary: Summary, factor: Factor, note: str = "") -> Plot | None:
     `note`: of the data, to stand in the figure.
     """
     outcomes = [m for m in summary.outcomes if any(any(row.of(m).values) for row in summary.rows)]
-    if not outcomes or len(factor.levels) < 2:
+    there = {row.cell.levels[factor.name] for row in summary.compared(factor) if row.finished}
+    if not outcomes or len(there) < 2:
         return None
     columns = min(len(outcomes), 2)
     lines = -(-len(outcomes) // columns)

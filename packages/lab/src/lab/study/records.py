@@ -203,11 +203,11 @@ def check_same(
 
 def _moved(kept: str, now: str) -> tuple[str, str]:
     """(what was changed, how to undo it). Native labs are told by their workers: "native, 2 workers"."""
-    number = re.fullmatch(r"native, (\d+) workers", kept)
+    number = re.fullmatch(r"native, (\d+ workers?)", kept)
     if number is None:
         return f"they were run elsewhere ({kept})", "run it there"
     without = "" if now.startswith("native") else " and no --url"
-    return f"they were run by {number[1]} workers on this machine", f"give --workers {number[1]}{without}"
+    return f"they were run by {number[1]} on this machine", f"give --workers {number[1].split()[0]}{without}"
 
 
 def check_same_data(job: str, records: Iterable[CellRecord], experiment: Experiment, repeat: Repeat) -> None:

@@ -60,12 +60,14 @@ class Row:
         return interval(list(self.by_seed(measure).values()), self.step(measure))
 
     def step(self, measure: Measure) -> float:
-        """What it is known to: rounds, time and bytes up to an evaluation, to as much as lies between two."""
-        every = self.cell.experiment.evaluation.every
-        if measure.name == "rounds" and self.ends_early:
-            return float(every)
+        """What it is known to: what a run takes up to an evaluation, to as much as lies between two.
+
+        That is up to a target, or up to its end where it ends early.
+        """
+        if not (measure.target or (measure.total and self.ends_early)):
+            return statistics.fmean(map(measure.rounding, self.finished)) if self.finished else 0.0
         added = [value for repeat in self.finished if (value := measure.of_round(repeat)) is not None]
-        return every * statistics.fmean(added) if added else 0.0
+        return self.cell.experiment.evaluation.every * statistics.fmean(added) if added else 0.0
 
     def by_seed(self, measure: Measure) -> dict[int, float | None]:
         """None for a repeat that has no value, as where it did not reach the target.

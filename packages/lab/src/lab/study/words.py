@@ -12,7 +12,7 @@ from lab.study import clocks
 from lab.study.claims import against_first, capital, listed, of_choice
 from lab.study.effects import Stratum, effects_of, strata
 from lab.study.intervals import Interval
-from lab.study.measures import Measure, Target
+from lab.study.measures import Measure, Target, number
 from lab.study.schema import Factor
 from lab.study.summary import Comparison, Row, Summary
 
@@ -63,16 +63,18 @@ def _of_factor(summary: Summary, factor: Factor, measure: Measure) -> list[str]:
     found = strata(summary, factor)
     if len(found) < 2 or any(len(stratum.levels) > 1 for stratum in found):
         return [_of_stratum(summary, stratum, measure) for stratum in found]
-    told = [
-        f"{shown(measure, value)} at {name}"
-        for stratum in found
-        for name in stratum.levels
-        if (value := stratum.level(name, measure)).mean is not None
-    ]
+    names = [name for stratum in found for name in stratum.levels]
+    told, tasks = [], set()
+    for stratum in found:
+        for name in stratum.levels:
+            if (value := stratum.level(name, measure)).mean is not None:
+                clock = f", {stratum.clock} clock" * (names.count(name) > 1)
+                told.append(f"{shown(measure, value)} at {name}{clock}")
+                tasks.add(stratum.task)
     if not told:
         return []
-    over = _over(found[0])
-    return [f"{capital(measure.label)}{over} is {listed(told)}: different tasks, which are not compared."]
+    unlike = ": different tasks, which are not compared" * (len(tasks) > 1)
+    return [f"{capital(measure.label)}{_over(found[0])} is {listed(told)}{unlike}."]
 
 
 def _of_stratum(summary: Summary, stratum: Stratum, measure: Measure) -> str:
@@ -90,7 +92,8 @@ def _of_stratum(summary: Summary, stratum: Stratum, measure: Measure) -> str:
     if some := [f"{name} ({there[name].n} of {there[name].asked})" for name in there if name not in known]:
         said.append(f"{capital(reached)} in some repeats alone: {listed(some)}.")
     if missed:
-        said.append(f"Not {reached} in any repeat: {listed(missed)}.")
+        at = " at every combination of the other factors" * stratum.averaged
+        said.append(f"Not {reached}{at} in any repeat: {listed(missed)}.")
     compared = [effect for effect in effects_of(summary, stratum, measure) if effect.level in there]
     if known and compared and compared[0].reference in there:
         said.append(against_first(compared))
@@ -125,7 +128,12 @@ def _of_baseline(summary: Summary) -> str:
     for baseline in summary.baselines:
         beside = [row for row in summary.rows if row.cell.id in baseline.cell.beside]
         shares = {row.name: summary.share_of_centralized(row, measure) for row in beside}
-        reached = {name: _share(share) for name, share in shares.items() if share is not None and share.n}
+        whole = baseline.of(measure)
+        reached = {
+            name: _share(share, measure, whole)
+            for name, share in shares.items()
+            if share is not None and share.n
+        }
         if not reached:
             continue
         said = [f"{words} with {name}" for name, words in reached.items()]
@@ -133,7 +141,7 @@ def _of_baseline(summary: Summary) -> str:
             said = [f"{next(iter(reached.values()))} in each of the {len(reached)} cells"]
         elif len(summary.rows) == 1:
             said = list(reached.values())
-        told.append(f"of {shown(measure, baseline.of(measure))} federated training reaches {'; '.join(said)}")
+        told.append(f"of {shown(measure, whole)} federated training reaches {'; '.join(said)}")
     if not told:
         return ""
     every = ". ".join([told[0], *map(capital, told[1:])])
@@ -182,23 +190,26 @@ def _of_ends(summary: Summary) -> str:
 def _until(row: Row) -> str:
     """Mean thousands of examples, and whether the accuracy that would have ended its runs was reached."""
     thousands = statistics.fmean(row.examples.values()) / 1000
-    number = f"{thousands:,.{0 if thousands >= 10 else 1}f}"
+    told = number(thousands, 0 if thousands >= 10 else 1)
     if (at := row.cell.experiment.stop.accuracy) is None:
-        return number
+        return told
     reached = sum(Target("accuracy", at).round_of(repeat) is not None for repeat in row.finished)
     every = len(row.finished)
-    return number if reached == every else f"{number}, reached in {reached} of {every}"
+    return told if reached == every else f"{told}, reached in {reached} of {every}"
 
 
-def _share(share: Interval) -> str:
-    """96.7 % (96.1 to 97.2)."""
+def _share(share: Interval, measure: Measure, whole: Interval) -> str:
+    """96.7 % (96.1 to 97.2), of `whole`."""
+    words = f"{number(share.mean or 0.0, 1)} %"
+    if not share.whole:
+        return f"{words} (mean of {share.n} of {share.asked} repeats alone)"
     if share.n > 1 and set(share.values) == {100.0}:
         return "exactly 100 % in every repeat"
-    words = f"{share.mean:.1f} %"
     if share.low is None or share.high is None:
         return f"{words} (n = {share.n})"
     even = ", no difference shown" if share.low <= 100 <= share.high else ""
-    return f"{words} ({share.low:.1f} to {share.high:.1f}{even})"
+    low, high = (number(measure.possible_share(end, whole.values), 1) for end in (share.low, share.high))
+    return f"{words} ({low} to {high}{even})"
 
 
 def of_published(found: Comparison) -> str:

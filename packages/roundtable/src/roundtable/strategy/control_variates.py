@@ -1,6 +1,9 @@
 """SCAFFOLD's objective: control variates against client drift (Karimireddy et al. 2020, arXiv:1910.06378).
 
-The broadcast is the server's control variate c, a client's state its own cᵢ; both start at zero.
+The broadcast is the server's control variate c, a client's state its own cᵢ; both start at zero. c is the
+mean of all cᵢ but for rounding: of c itself to float32 and, with `wire = "float16"`, of each change on its
+way, by up to 1 part in 2048. That adds up from round to round and stays when gradients, and with them all cᵢ,
+become small.
 """
 
 from __future__ import annotations

@@ -39,11 +39,14 @@ class NormalizedMean(WeightedMean):
                 f'"{training.optimizer}", whose steps are no fixed sum of gradients; '
                 'allowed with it: training.optimizer = "sgd"'
             )
-        if objective.pull * training.learning_rate >= 1:
+        # A stronger pull jumps over the global weights. With momentum ρ it swings past them sooner, and some
+        # numbers of steps are worth less than nothing from η·mu = 23·(1 − ρ) on.
+        allowed = min(1.0, 10 * (1 - training.momentum)) / training.learning_rate
+        if objective.pull >= allowed:
             raise ValueError(
                 f"strategy.objective.mu: found {objective.pull:g} with training.learning_rate = "
-                f"{training.learning_rate:g}: each step would jump over the global weights; allowed with "
-                f"aggregation normalized-mean: mu below {1 / training.learning_rate:g}"
+                f"{training.learning_rate:g} and training.momentum = {training.momentum:g}: local steps jump "
+                f"over the global weights; allowed with aggregation normalized-mean: mu below {allowed:g}"
             )
 
     def worth(self, num_steps: int, momentum: float, pull: float) -> float:

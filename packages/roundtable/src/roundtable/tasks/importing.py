@@ -12,7 +12,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 os.environ["KERAS_BACKEND"] = "tensorflow"  # a user's file may be the first to import Keras
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only
@@ -25,8 +25,10 @@ if platform.machine() == "x86_64":
 _PREAMBLE = re.compile(rb"WARNING: All log messages before absl::InitializeLog\(\)|I\d{4} ")
 
 
-def import_tensorflow() -> None:
+def import_tensorflow(*, quietly: bool = False) -> None:
     """TensorFlow, and Keras with it, which takes seconds; nothing the second time.
+
+    `quietly`, for terminals: what it says of itself is left out. Where it aborts, its last words are too.
 
     Keras would import scikit-learn and matplotlib, for wrappers and pictures that take no part here: over
     a quarter of the seconds that this takes, and complaints where matplotlib cannot write to the home folder.
@@ -38,7 +40,7 @@ def import_tensorflow() -> None:
     for name in hidden:
         sys.modules[name] = None  # type: ignore[assignment]  # as for a package that is not installed
     try:
-        with _without_preamble():
+        with _without_preamble() if quietly else nullcontext():
             importlib.import_module("keras")
     finally:
         for name in hidden:
@@ -48,12 +50,16 @@ def import_tensorflow() -> None:
 @contextmanager
 def _without_preamble() -> Iterator[None]:
     """What is written to stderr meanwhile, by C++ too, comes out at the end without TensorFlow's preamble."""
-    if sys.stderr is None:  # closed
+    try:
+        said = tempfile.TemporaryFile()  # noqa: SIM115 (closed below)
+    except OSError:  # a full disk, say: then it is heard
+        said = None
+    if said is None or sys.stderr is None:
         yield
         return
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as said:
+    with said:
+        sys.stderr.flush()
+        stderr = os.dup(2)
         os.dup2(said.fileno(), 2)
         try:
             yield

@@ -113,17 +113,27 @@ def build(task: Task, name: str, seed: int = 0) -> Any:
 
     Weights depend on the seed. Whatever else is drawn there, constants of the graph say, belongs to the model
     and not to a run: take it from a model that was built without one. Keras is as it comes, whatever the
-    user's keras.json says. Raises InvalidTask.
+    user's keras.json says, and whatever other models left: names it has counted, a dtype policy. Raises
+    InvalidTask.
     """
-    import_tensorflow()
+    import_tensorflow(quietly=True)  # a worker has imported it by now, and not quietly
     import keras
 
+    keras.utils.clear_session(free_memory=False)
     keras.config.set_floatx("float32")
     keras.config.set_epsilon(1e-7)
     keras.config.set_image_data_format("channels_last")
     with blaming(f"task {name}: model() failed"):
         keras.utils.set_random_seed(seed)
-        return task.model()
+        try:
+            return task.model()
+        except AttributeError as error:
+            if error.obj is not task:
+                raise
+            raise InvalidTask(
+                f"task {name}: model() failed: {_line(error)}; what load() finds out is not there yet: make "
+                "it an option"
+            ) from error
 
 
 def variables(model: Any) -> list[Any]:

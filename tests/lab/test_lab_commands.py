@@ -318,8 +318,8 @@ def test_what_is_printed_is_what_a_user_gave_and_no_markup_and_no_figure_is_cut_
     plot = good.parent / "a [bold]plot[x].svg"
     assert run_app(["partition", str(good), "--plot", str(plot)]) == Exit.DONE
     told = capsys.readouterr().out
-    assert f"drawn: {plot}" in told.replace("\n", "")
-    assert "…" not in told and " 1437" in told
+    assert f"drawn: {plot}\n" in told
+    assert "…" not in told and " 1438" in told
 
 
 def test_partition_counts_every_example_once_and_draws(

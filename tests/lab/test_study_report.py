@@ -1001,7 +1001,7 @@ def test_what_bytes_and_cpu_time_leave_out_is_said_below_the_table(
     assert by_factor is not None
     for note in (by_factor.note, every.note):
         assert ("ytes sent up" in note and "are of updates that were accepted" in note) == cut
-        assert ("what 2 worker processes fetched, which share a round's weights" in note) == (workers == 2)
+        assert ("what 2 worker processes fetched, a round's weights once" in note) == (workers == 2)
     assert "and CPU time" not in by_factor.note and ("and CPU time" in every.note) == cut
     column = every.head.index("bytes of a round, MB")
     assert [row[column] for row in every.rows] == ["2.00 ± 0.00 (3)"] * 2 + ["–"]

@@ -70,7 +70,7 @@ def check(
             }
         )
         return Exit.DONE
-    out.print(Text(f"{experiment}: fine", style="bold"))
+    out.print(Text(f"{experiment}: fine", style="bold"), soft_wrap=True)
     out.print(f"  {title(loaded)}")
     if about := data.described(loaded, tasks_dir):
         out.print(f"  {about}", soft_wrap=True)
@@ -117,7 +117,7 @@ def partition(
             out.print(about, soft_wrap=True)
         out.print(tables.partition(found), crop=False)  # a line that a terminal wraps can still be read
         if plot is not None:
-            out.print(f"drawn: {plot}")
+            out.print(f"drawn: {plot}", soft_wrap=True)
     return Exit.DONE
 
 
@@ -198,7 +198,7 @@ def export_model(
     with reach(Place(folders, url, admin_token_file, ca=ca)) as (api, _):
         detail = api.run(named(api, run).id)
         export.export(api, detail.id, detail.experiment, which, target, folders)
-    out.print(f"wrote {target}: {which} of {detail.id}")
+    out.print(f"wrote {target}: {which} of {detail.id}", soft_wrap=True)
     return Exit.DONE
 
 
@@ -246,7 +246,7 @@ def report(
     else:
         with reach(place) as (api, _):
             folder = _of_the_lab(place, api, run)
-    out.print(f"wrote {folder / 'report.html'}")
+    out.print(f"wrote {folder / 'report.html'}", soft_wrap=True)
     return Exit.DONE
 
 

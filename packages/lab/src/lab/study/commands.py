@@ -65,7 +65,7 @@ def check(study: StudyFile, tasks_dir: Tasks = TASKS, datasets_dir: Datasets = D
         runs += len(found.cells) * own.repeats
     budget = file.budget_minutes
     fewer = f", or fewer repeats to end in {budget:g} minutes" if budget else ""
-    out.print(f"{study}: fine: {counted(runs, 'run')} in all{fewer}")
+    out.print(f"{study}: fine: {counted(runs, 'run')} in all{fewer}", soft_wrap=True)
     return Exit.DONE
 
 

@@ -83,9 +83,11 @@ def _counted(found: Summary, columns: Sequence[Measure]) -> str:
     said = [f"{what[:1].upper()}{what[1:]} are of updates that were accepted, not of clients cut off."]
     said *= bool(what) and cut
     if moved and workers:
+        numbers = " or ".join(map(str, sorted(workers)))
+        processes = "worker process" if numbers == "1" else "worker processes"
         said.append(
-            f"Bytes sent down are what {' or '.join(map(str, sorted(workers)))} worker processes fetched, "
-            "which share a round's weights among their clients; a machine for each would fetch more."
+            f"Bytes sent down are what {numbers} {processes} fetched, a round's weights once for all clients "
+            "of one; a machine for each would fetch more."
         )
     return " ".join(said)
 

@@ -55,7 +55,7 @@ def test_what_tensorflow_says_of_itself_is_left_out_and_the_rest_comes_through(
     monkeypatch.delitem(sys.modules, "keras", raising=False)
     monkeypatch.setattr(importlib, "import_module", imported)
     with pytest.raises(ImportError, match="stop here"):
-        import_tensorflow(quietly=True)
+        import_tensorflow()
     os.write(2, b"after\n")
     said = capfd.readouterr().err
     assert (
@@ -65,7 +65,7 @@ def test_what_tensorflow_says_of_itself_is_left_out_and_the_rest_comes_through(
 
 
 def test_the_real_one_says_nothing_even_where_stderr_is_closed() -> None:
-    code = "from roundtable.tasks.importing import import_tensorflow as i; i(quietly=True); import tensorflow"
+    code = "from roundtable.tasks.importing import import_tensorflow as i; i(); import tensorflow"
     quiet = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
     for command in (f'"$0" -c "{code}"', f'"$0" -c "{code}" 2>&-'):
         done = subprocess.run(
@@ -85,5 +85,5 @@ def test_where_no_file_can_be_made_it_is_imported_all_the_same_and_heard(
     monkeypatch.setattr(
         importlib, "import_module", lambda _: os.write(2, b"I0000 00:00:1 3436 port.cc:153]\n")
     )
-    import_tensorflow(quietly=True)
+    import_tensorflow()
     assert capfd.readouterr().err == "I0000 00:00:1 3436 port.cc:153]\n"

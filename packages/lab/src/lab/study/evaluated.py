@@ -18,7 +18,7 @@ def metric_names(experiment: Experiment, folders: Folders) -> frozenset[str]:
 
     Raises InvalidTask, InvalidData.
     """
-    import_tensorflow(quietly=True)
+    import_tensorflow()
     import tensorflow as tf
 
     task = data.task_of(experiment, folders.tasks).task

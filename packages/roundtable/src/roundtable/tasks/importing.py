@@ -12,7 +12,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 os.environ["KERAS_BACKEND"] = "tensorflow"  # a user's file may be the first to import Keras
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only
@@ -21,14 +21,13 @@ if platform.machine() == "x86_64":
     # the time with AVX2 too, and machines of one fleet then compute by the same library.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-# Said before TensorFlow looks at TF_CPP_MIN_LOG_LEVEL, of information alone.
+# Said before TensorFlow looks at TF_CPP_MIN_LOG_LEVEL, of information alone: no line for a terminal, nor for
+# a worker's log, which is one JSON object a line.
 _PREAMBLE = re.compile(rb"WARNING: All log messages before absl::InitializeLog\(\)|I\d{4} ")
 
 
-def import_tensorflow(*, quietly: bool = False) -> None:
+def import_tensorflow() -> None:
     """TensorFlow, and Keras with it, which takes seconds; nothing the second time.
-
-    `quietly`, for terminals: what it says of itself is left out. Where it aborts, its last words are too.
 
     Keras would import scikit-learn and matplotlib, for wrappers and pictures that take no part here: over
     a quarter of the seconds that this takes, and complaints where matplotlib cannot write to the home folder.
@@ -40,7 +39,7 @@ def import_tensorflow(*, quietly: bool = False) -> None:
     for name in hidden:
         sys.modules[name] = None  # type: ignore[assignment]  # as for a package that is not installed
     try:
-        with _without_preamble() if quietly else nullcontext():
+        with _without_preamble():
             importlib.import_module("keras")
     finally:
         for name in hidden:

@@ -116,7 +116,7 @@ def build(task: Task, name: str, seed: int = 0) -> Any:
     user's keras.json says, and whatever other models left: names it has counted, a dtype policy. Raises
     InvalidTask.
     """
-    import_tensorflow(quietly=True)  # a worker has imported it by now, and not quietly
+    import_tensorflow()
     import keras
 
     keras.utils.clear_session(free_memory=False)

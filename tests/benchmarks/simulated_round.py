@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from lab.native import Folders, native, plain_nodes
 from roundtable.experiment import Experiment, parse
+from roundtable.tasks.importing import import_tensorflow
 
 from tests.benchmarks.coordination import carried_out
 from tests.benchmarks.results import Differs, Figure, compare
@@ -87,6 +88,7 @@ def _reference(experiment: Experiment, warm_up: int) -> tuple[list[float], float
 
 
 def _fit(experiment: Experiment, warm_up: int, sender: Connection) -> None:
+    import_tensorflow()
     import keras
     from roundtable.tasks.mnist import Mnist
 

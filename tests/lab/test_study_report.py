@@ -490,6 +490,7 @@ def test_tasks_are_neither_averaged_nor_compared_with_each_other(tmp_path: Path)
         "test accuracy (mnist)",
         "rounds to 80 %",
     }
+    assert [title for title, _ in curves._panels(own)] == ["kind: one", "kind: two"]
 
 
 def test_a_task_on_two_clocks_is_told_by_its_clock_and_one_task_alone_is_not_unlike_another(

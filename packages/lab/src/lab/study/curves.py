@@ -15,7 +15,7 @@ from lab.study.intervals import interval
 from lab.study.measures import Target, clock, limits, metric_of, metric_words, plain, target_of
 from lab.study.plots import COLOURS, LETTERS, LINES, MARKERS, TOGETHER, Plot, plotted
 from lab.study.records import Repeat
-from lab.study.schema import level_name
+from lab.study.schema import Factor, level_name
 from lab.study.summary import Row, Summary
 
 _FOR = "in one place, for "
@@ -79,12 +79,14 @@ def _axis(summary: Summary) -> str:
 
 
 def _panels(summary: Summary) -> list[tuple[str, list[Row]]]:
-    """All curves together where they can be told apart, else a panel for each level of the first factor."""
-    if len(summary.rows) <= TOGETHER and len(summary.factors) < 2:
+    """All curves together where they are of one task and can be told apart, else a panel for each level of
+    the factor that sets the task, or has the fewest levels."""
+    tasks = next((factor for factor in summary.factors if _sets_task(summary, factor)), None)
+    if tasks is None and len(summary.rows) <= TOGETHER and len(summary.factors) < 2:
         return [("", list(summary.rows))]
     if summary.study.design != "grid":
         return [(factor.label or factor.name, summary.compared(factor)) for factor in summary.factors]
-    factor = min(summary.factors, key=lambda found: len(found.levels))
+    factor = tasks or min(summary.factors, key=lambda found: len(found.levels))
     return [
         (
             f"{factor.label or factor.name}: {name}",
@@ -92,6 +94,11 @@ def _panels(summary: Summary) -> list[tuple[str, list[Row]]]:
         )
         for name in map(level_name, factor.levels)
     ]
+
+
+def _sets_task(summary: Summary, factor: Factor) -> bool:
+    found = {(row.cell.levels[factor.name], row.cell.experiment.task) for row in summary.rows}
+    return len({task for _, task in found}) > 1 and len(found) == len({level for level, _ in found})
 
 
 def _frame(panels: Sequence[Any], axis: str) -> None:

@@ -12,7 +12,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 os.environ["KERAS_BACKEND"] = "tensorflow"  # a user's file may be the first to import Keras
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only
@@ -57,14 +57,13 @@ def _without_preamble() -> Iterator[None]:
         yield
         return
     with said:
-        sys.stderr.flush()
         stderr = os.dup(2)
         os.dup2(said.fileno(), 2)
         try:
             yield
         finally:
-            sys.stderr.flush()
             os.dup2(stderr, 2)
             os.close(stderr)
             said.seek(0)
-            os.write(2, b"".join(line for line in said if not _PREAMBLE.match(line)))
+            with suppress(OSError):  # where stderr is on a full disk, nobody hears it
+                os.write(2, b"".join(line for line in said if not _PREAMBLE.match(line)))

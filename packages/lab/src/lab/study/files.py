@@ -45,12 +45,9 @@ def _cut(part: Part, study: Study, where: str, whole: str) -> Section:
             f"{where}: set: found {own[0]}, which each cell has of its own; allowed: any other field"
         )
     factors = []
-    for name, wanted in part.levels.items():
-        try:
-            known("levels", name, wanted, study.factors)
-        except ValueError as error:
-            raise InvalidStudy(f"{where}: {error}") from None
     try:
+        for name, wanted in part.levels.items():
+            known("levels", name, wanted, study.factors)
         within("target", part.target, study.target_metric)
     except ValueError as error:
         raise InvalidStudy(f"{where}: {error}") from None

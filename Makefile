@@ -76,7 +76,7 @@ STUDY_RUN = $(BIN)/lab study run studies/$(STUDY).toml --datasets-dir $(DATASETS
 .PHONY: bench
 bench: $(SETUP) ## The study: report in runs/studies/ (10 minutes); STUDY=full runs all, STUDY=nodes one
 	@test -f studies/$(STUDY).toml || { echo "make: there is no studies/$(STUDY).toml; STUDY can be:" $$(cd studies && ls *.toml | sed 's/\.toml//') >&2; exit 1; }
-	@$(STUDY_RUN)
+	@unset LAB_URL; $(STUDY_RUN)
 
 .PHONY: bench-core
 bench-core: $(SETUP) ## Our coordination, rounds and memory against their references (minutes) → bench-core.json

@@ -66,12 +66,15 @@ def test_clean_removes_what_one_says_yes_to_and_never_results(checkout: Path) ->
     assert "down --volumes" in (checkout / "told").read_text()
 
 
-def test_the_demo_is_of_this_machine_whichever_lab_one_usually_asks(checkout: Path) -> None:
+@pytest.mark.parametrize("target", ["demo", "bench"])
+def test_they_are_of_this_machine_whichever_lab_one_usually_asks(checkout: Path, target: str) -> None:
     for name in ("uv.lock", "pyproject.toml", ".venv/.installed"):
         (checkout / name).touch()
     (checkout / ".venv/bin/lab").write_text('#!/bin/sh\necho "${LAB_URL-this machine}"\n')
     (checkout / ".venv/bin/lab").chmod(0o755)
-    assert make(checkout, "demo", "UV_NEEDED=", LAB_URL="https://10.0.0.5:8080") == "this machine\n"
+    (checkout / "studies").mkdir(exist_ok=True)
+    (checkout / "studies/quick.toml").touch()
+    assert make(checkout, target, "UV_NEEDED=", LAB_URL="https://10.0.0.5:8080") == "this machine\n"
 
 
 @pytest.mark.parametrize(

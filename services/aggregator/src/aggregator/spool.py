@@ -88,11 +88,6 @@ class Spool:
                 raise
             return Room(place, spare.mapping, nbytes)
 
-    def cut(self, room: Room, nbytes: int) -> None:
-        """The upload was shorter than was said."""
-        os.truncate(room.place, nbytes)
-        room.nbytes = nbytes
-
     def discard(self, room: Room) -> None:
         """Remove an upload, unless it was accepted meanwhile: its sender may be gone before that is known."""
         if room.place.endswith(PART):

@@ -45,7 +45,7 @@ async def receive(request: Request, spool: Spool, bounds: Bounds) -> Room:
     try:
         received = await body_into(request, room.content, stall=bounds.stall, within=bounds.total)
         if received < length:
-            spool.cut(room, received)
+            raise Truncated(f"the body has {received} bytes, its Content-Length says {length}")
     except BaseException:
         spool.discard(room)
         raise

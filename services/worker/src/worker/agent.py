@@ -52,6 +52,8 @@ CUT_OFF = 3  # times an update may arrive cut off, as by a link that stalls, bef
 LINGER: Seconds = (
     0.25  # how long the reply to an update may wait for the next orders; longer, and polls do it
 )
+# What a reply is sent again after: without a session the poll thread is about to get a new one.
+AGAIN = (*PASSING, Unauthorized, Truncated)
 INLINE = 4 << 20  # bytes of a message that it may bring; a longer one is worth a request of its own
 
 
@@ -197,7 +199,7 @@ class Agent:
             return False
         try:
             self._hand_in(parcel, patient=False)
-        except (*PASSING, Unauthorized, Truncated):
+        except AGAIN:
             return False
         return True
 
@@ -224,33 +226,27 @@ class Agent:
                     return self._put_update(parcel.held, content, link)
                 link.post_result(order.id, content)
                 return 0.0
-            except (
-                *PASSING,
-                Unauthorized,
-            ) as error:  # without a session: the poll thread is about to get a new one
-                if not patient:
-                    raise
-                if isinstance(error, StorageFull) and not said:
-                    warn("aggregator paused", order=order.id, detail=str(error))
-                    said = True
-                if not self.board.pause(backoff.next(), parcel.held):
-                    return 0.0
-            except InvalidInput as error:
+            except RoundtableError as error:
                 cut_off += isinstance(error, Truncated)
-                if isinstance(error, Truncated) and cut_off < CUT_OFF:
+                given_up = isinstance(error, Truncated) and cut_off >= CUT_OFF
+                if isinstance(error, AGAIN) and not given_up:
                     if not patient:
                         raise
+                    if isinstance(error, StorageFull) and not said:
+                        warn("aggregator paused", order=order.id, detail=str(error))
+                        said = True
                     if not self.board.pause(backoff.next(), parcel.held):
                         return 0.0
-                    continue
-                # This content will never be taken: say so, once.
-                warn("update refused", order=order.id, detail=str(error))
-                if not isinstance(content, Encoded):
+                elif isinstance(error, InvalidInput):  # this content will never be taken: say so, once
+                    warn("update refused", order=order.id, detail=str(error))
+                    if not isinstance(content, Encoded):
+                        return 0.0
+                    content = OrderResult(status="failed", problem=problem_of(error).type, detail=str(error))
+                elif isinstance(error, Refused):  # stale, superseded, not asked: somebody else's by now
+                    warn("update dropped", order=order.id, detail=str(error))
                     return 0.0
-                content = OrderResult(status="failed", problem=problem_of(error).type, detail=str(error))
-            except Refused as error:  # stale, superseded, not asked: somebody else's by now
-                warn("update dropped", order=order.id, detail=str(error))
-                return 0.0
+                else:
+                    raise
 
     def _put_update(self, held: Held, update: Encoded, link: Link) -> Seconds:
         """Where there is nothing else to do, the reply may bring the next order at once: a request less, or

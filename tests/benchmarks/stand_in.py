@@ -6,6 +6,7 @@ No TensorFlow: a process is up in a moment, and a round costs what the lab's coo
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import secrets
@@ -126,6 +127,7 @@ def _be_a_worker(url: str, token: Path, number: int) -> None:
     over = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: over.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who started this
+    logging.getLogger("worker").setLevel(logging.ERROR)  # what ends it is printed below; the rest is figures
     join = Join(
         protocol=PROTOCOL,
         instance=secrets.token_hex(16),

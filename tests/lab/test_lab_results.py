@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from pathlib import Path
@@ -74,6 +75,13 @@ def test_rounds_csv_has_a_line_a_round_with_phases_and_metrics(result: Result, t
         "0.25",
         "0.9",
     )
+
+
+def test_a_metric_of_a_column_s_name_has_a_column_of_its_own(result: Result) -> None:
+    rounds = tuple(record.model_copy(update={"metrics": {"clients": 0.25}}) for record in result.rounds)
+    rows = list(csv.DictReader(io.StringIO(results.rounds_csv(rounds))))
+    assert [row["metric_clients"] for row in rows] == ["0.25"] * 3
+    assert [row["clients"] for row in rows] == [str(len(record.participants)) for record in rounds]
 
 
 def test_nothing_half_written_when_the_report_fails(result: Result, tmp_path: Path) -> None:

@@ -228,6 +228,17 @@ def test_arrays_that_do_not_fit_each_other_are_refused(arrays: Any, said: str) -
     assert said in one_line(error)
 
 
+def test_data_are_held_in_this_machines_byte_order(tmp_path: Path) -> None:
+    x, y = np.arange(6, dtype=">f4").reshape(3, 2), np.arange(3, dtype=">i2")
+    data = Data(x, y, x.astype("<f4"), y.astype("<i2"))
+    assert all(array.dtype.isnative for array in (data.x_train, data.y_train, data.x_test, data.y_test))
+    np.testing.assert_array_equal(data.x_train, x)
+    assert data.digest == array_hash(x_train=x, y_train=y, x_test=x, y_test=y)
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    found = load_node(find("digits", {}, Path()).task, tmp_path, data)
+    assert [array.dtype for array in found] == [np.float32, np.int16]
+
+
 def test_the_hash_of_arrays_sees_values_shapes_dtypes_and_names() -> None:
     a = np.arange(6, dtype=np.int32)
     same = {

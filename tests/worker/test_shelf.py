@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from lab.export import assigned
+from lab.export import assigned, export
+from lab.native import Folders
+from roundtable.codec import encode
+from roundtable.errors import InvalidTask
 from roundtable.experiment import parse
 from roundtable.messages import Plan
 from worker.shelf import Shelf
@@ -41,8 +45,24 @@ class Turned(Small):
 class Half(Small):
     def model(self):
         import keras
-        keras.mixed_precision.set_global_policy("mixed_float16")
+        keras.mixed_precision.set_global_policy("mixed_bfloat16")
         return super().model()
+
+class Named(Small):
+    saved = True
+
+    def model(self):
+        import keras
+
+        class Plain(keras.layers.Dense):
+            def get_config(self):
+                raise NotImplementedError("no get_config")
+
+        layer = keras.layers.Dense if self.saved else Plain
+        return keras.Sequential([keras.Input((4,)), layer(2, name="seed_generator_head")])
+
+class Unsaved(Named):
+    saved = False
 
 class Learned(Small):
     units = 2
@@ -114,3 +134,27 @@ def test_an_exported_model_is_the_one_that_was_trained(folder: Path) -> None:
     trainable, others = trained._model.split(list(weights.arrays))
     x = trained._data.x_test
     np.testing.assert_array_equal(model(x), trained._model.predict(trainable, others, [], x, False)[0])
+
+
+@pytest.mark.parametrize("task", ["small:Named", "small:Unsaved"])
+def test_an_export_for_keras_is_whole_or_one_line(folder: Path, task: str) -> None:
+    trained = trainer(folder, Shelf(), task)
+    weights, _ = trained.initialize()
+
+    def download(*asked: Any) -> None:
+        asked[-1].write_bytes(b"".join(encode({"weights": weights}).buffers))
+
+    def write() -> None:
+        api: Any = SimpleNamespace(download=download)
+        folders = Folders(runs=folder, tasks=folder, datasets=folder)
+        export(api, "r", trained._experiment, "latest", folder / "model.keras", folders)
+
+    if task == "small:Named":
+        write()
+        assert (folder / "model.keras").exists()
+    else:
+        with pytest.raises(
+            InvalidTask, match=r"Keras cannot save its model \(export to .safetensors, .*no get_config"
+        ):
+            write()
+        assert not list(folder.glob("*.keras"))

@@ -90,6 +90,42 @@ def test_weights_that_overflow_say_that_training_diverged() -> None:
         ours.evaluate(huge, 0, None)
 
 
+@pytest.mark.parametrize(
+    ("y", "said"),
+    [
+        ([1.0, np.nan] * 5, "y of 5 of these 10 examples is not finite"),
+        ([1.0] * 10, r"ratio is nan: the loss is finite; let metrics\(\) give ratio as"),
+    ],
+)
+def test_what_is_not_finite_is_not_laid_to_the_training(tmp_path: Path, y: list[float], said: str) -> None:
+    (tmp_path / "gaps.py").write_text(f"""
+import numpy as np
+from roundtable.tasks import Data, Task
+
+class Gaps(Task):
+    def model(self):
+        import keras
+        return keras.Sequential([keras.Input((2,)), keras.layers.Dense(1), keras.layers.Flatten()])
+    def loss(self):
+        return lambda y, p: (y - p[:, 0]) ** 2
+    def metrics(self, y, p):
+        return {{"ratio": 0.0 * p[0, 0] / 0.0}}
+    def load(self, data_dir):
+        nan = np.nan
+        x, y = np.ones((10, 2), "float32"), np.array({y}, "float32")
+        return Data(x, y, x, y)
+    def labels(self, y):
+        return np.zeros(len(y), int)
+""")
+    ours = trainer(tmp_path, task="gaps:Gaps", clients={"count": 1})
+    weights, _ = ours.initialize()
+    with pytest.raises(NotFinite, match=said):
+        ours.evaluate(weights, None, None)
+    if "ratio" not in said:
+        with pytest.raises(NotFinite, match=f"the update is not finite .* {said}"):
+            ours.train(0, 1, weights, None, None, lambda: False)
+
+
 @given(st.integers(1, 300), st.floats(0, 0.5), st.integers(0, 2**32 - 1), st.integers(0, 99_999))
 def test_a_hold_out_parts_a_clients_examples(size: int, share: float, seed: int, client: int) -> None:
     rows = np.arange(size, dtype=np.int64) * 3
@@ -182,6 +218,10 @@ FAULTS = {
     "metric": (
         "def metrics(self, y, p):\n        return {'accuracy': p}",
         "metric accuracy has shape .* sum it over the batch's examples",
+    ),
+    "metrics of one name": (
+        "def metrics(self, y, p):\n        return {'a': [1.0, 2.0, 3.0], 'a_1': 4.0}",
+        "gives a_1 twice, once out of a list",
     ),
     "loss": (
         "def metrics(self, y, p):\n        return {'loss': 0.0}",

@@ -74,12 +74,30 @@ class Layers(Task):
             def call(self, x):
                 return x * self.scale
 
+        class Whole(keras.Model):
+            def __init__(self):
+                super().__init__()
+                self.first, self.norm = layers.Dense(16), layers.BatchNormalization(momentum=0.5)
+                self.last = layers.Dense(10)
+
+            def call(self, x):
+                return self.last(self.norm(self.first(x)))
+
+        if self.kind == "whole":
+            model = Whole()
+            model(keras.ops.zeros((1, 64)))
+            return model
+        if self.kind == "twice":
+            shared = layers.Dense(64, activity_regularizer=keras.regularizers.L2(1e-4))
+            x = keras.Input((64,))
+            return keras.Model(x, layers.Dense(10)(shared(shared(x))))
         middle = {
             "embedding": lambda: [layers.Embedding(17, 4), layers.Flatten()],
             "own": lambda: [Own()],
             "non-negative": lambda: [layers.Dense(16, kernel_constraint="non_neg")],
             "unit norm": lambda: [layers.Dense(16, kernel_constraint="unit_norm")],
             "spectral": lambda: [layers.SpectralNormalization(layers.Dense(16))],
+            "half": lambda: [layers.Dense(16, dtype="mixed_float16")],
         }[self.kind]()
         return keras.Sequential([keras.Input((64,)), *middle, layers.Dense(10)])
 
@@ -378,6 +396,8 @@ def layers(tmp_path: Path) -> Callable[..., Trainer]:
         ("non-negative", {}),
         ("non-negative", {"optimizer": "adam"}),
         ("unit norm", {"momentum": 0.5}),
+        ("whole", {}),  # its layers learn from Keras alone that they train
+        ("twice", {}),  # a regularizer of what a layer gives, each time
     ],
 )
 def test_a_layer_is_trained_as_keras_trains_it(
@@ -398,7 +418,7 @@ def test_a_layer_is_trained_as_keras_trains_it(
     variables, loss = theirs.trainable_variables, ours._task.loss()
     for _ in range(3):
         with tf.GradientTape() as tape:
-            value = loss(ours._data.y, theirs(ours._data.x, training=True))
+            value = loss(ours._data.y, theirs(ours._data.x, training=True)) + sum(theirs.losses)
         gradients = tape.gradient(value, [variable.value for variable in variables])
         # Keras's Adam does not add up what one row of an embedding is given before it squares it.
         whole = [tf.convert_to_tensor(gradient) for gradient in gradients]
@@ -413,6 +433,11 @@ def test_a_layer_that_assigns_what_is_trained_is_refused(layers: Callable[..., T
     weights, _ = ours.initialize()
     with pytest.raises(InvalidTask, match=r"a layer assigns \S*dense/kernel while it is called"):
         ours.train(0, 1, weights, None, None, never)
+
+
+def test_a_model_that_computes_in_float16_is_refused(layers: Callable[..., Trainer]) -> None:
+    with pytest.raises(InvalidTask, match=r"computes in float16, .* mixed_bfloat16"):
+        layers("half").initialize()
 
 
 # --- from process to process
@@ -546,7 +571,8 @@ def test_a_training_that_diverges_says_what_to_do() -> None:
     ours = trainer(training={"learning_rate": 1e30, "epochs": 3})
     weights, _ = ours.initialize()
     with pytest.raises(
-        NotFinite, match=r"client 0, round 1: training diverged .* lower training.learning_rate"
+        NotFinite,
+        match=r"client 0, round 1: the update is not finite .* diverged; lower training.learning_rate",
     ):
         ours.train(0, 1, weights, None, None, never)
 

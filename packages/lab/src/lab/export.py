@@ -11,7 +11,7 @@ from roundtable.errors import InvalidSetting, ShapeMismatch
 from roundtable.experiment import Experiment
 from roundtable.layout import DTYPES, read_header
 from roundtable.tasks import Task
-from roundtable.tasks.loading import build, variables
+from roundtable.tasks.loading import blaming, build
 from roundtable.types import RunId
 from roundtable.weights import ArraySpec, Manifest, Weights
 
@@ -60,9 +60,11 @@ def read_weights(body: bytes) -> Weights:
 def _save_keras(experiment: Experiment, folders: Folders, weights: Weights, target: Path) -> None:
     task = data.task_of(experiment, folders.tasks).task
     model = assigned(experiment, task, weights)
+    unfit = f"task {experiment.task}: Keras cannot save its model (export to .safetensors, or mend it)"
     draft = target.with_name(f".{target.stem}.part.keras")
     try:
-        model.save(draft)
+        with blaming(unfit):
+            model.save(draft)
         draft.replace(target)
     finally:
         draft.unlink(missing_ok=True)
@@ -73,7 +75,7 @@ def assigned(experiment: Experiment, task: Task, weights: Weights) -> Any:
     model's.
     """
     model = build(task, experiment.task)
-    held = variables(model)
+    held = model.weights
     shapes = [tuple(variable.shape) for variable in held]
     if shapes != [spec.shape for spec in weights.manifest.arrays]:
         raise ShapeMismatch(

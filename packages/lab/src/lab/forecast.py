@@ -16,7 +16,7 @@ from statistics import median
 from roundtable.errors import InvalidExperiment
 from roundtable.experiment import Experiment
 from roundtable.fleet import LOOKS, Conditions, Fleet, Load, play
-from roundtable.tasks.loading import build, variables
+from roundtable.tasks.loading import build
 from roundtable.types import ClientId, Seconds
 from roundtable.weights import ArraySpec, Manifest
 
@@ -196,7 +196,7 @@ def weighed(experiment: Experiment, folders: Folders) -> Manifest:
     """The arrays of the task's model, whose names do not matter here. Raises InvalidTask."""
     task = data.task_of(experiment, folders.tasks).task
     with data.calling(f"task {experiment.task}: model() failed"):
-        held = variables(build(task, experiment.task))
+        held = build(task, experiment.task).weights
     return Manifest(
         tuple(
             ArraySpec("weights", tuple(variable.shape), str(variable.dtype), bool(variable.trainable))

@@ -16,6 +16,7 @@ import csv
 import io
 import os
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
@@ -280,9 +281,10 @@ def rounds_csv(rounds: tuple[RoundRecord, ...]) -> str:
         "num_examples",
     ]
     columns += ["clients", "late", "dropped", "lost", "committed", "virtual_seconds", "weights_hash"]
+    columns += [f"seconds_{name}" for name in phases]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns + [f"seconds_{name}" for name in phases] + metrics)
+    writer.writerow(columns + [f"metric_{name}" if name in columns else name for name in metrics])
     for record in rounds:
         row = [record.round, record.attempt, record.accuracy, record.loss, record.train_loss, record.seconds]
         row += [
@@ -301,7 +303,9 @@ def rounds_csv(rounds: tuple[RoundRecord, ...]) -> str:
 
 
 def _point(link: Path, target: str) -> None:
-    """A symbolic link that is replaced in one step. Raises InvalidSetting."""
+    """A symbolic link that is replaced in one step. Where that cannot be (a copy of `runs/` has a folder there)
+    it is said, and no more: the results are there.
+    """
     draft = link.with_name(f".{link.name}.{os.getpid()}")
     try:
         draft.unlink(missing_ok=True)
@@ -309,7 +313,8 @@ def _point(link: Path, target: str) -> None:
         draft.replace(link)
     except OSError as error:
         draft.unlink(missing_ok=True)
-        raise InvalidSetting(
-            f"{link}: cannot be made to point to {target} ({error.strerror}): remove it; "
-            f"the results are in {link.with_name(target)}/"
-        ) from None
+        print(
+            f"lab: {link}: cannot be made to point to {target} ({error.strerror}): remove it; "
+            f"the results are in {link.with_name(target)}/",
+            file=sys.stderr,
+        )

@@ -74,13 +74,16 @@ def values(evaluated: Evaluated) -> dict[str, float]:
     return {name: float(value) for name, value in found.items() if math.isfinite(value)}
 
 
+def ratio_names(name: str, length: int) -> list[str]:
+    """The values that a list of so many sums gives, `name` not being "confusion"."""
+    return [name] if length == 2 else [f"{name}_{at}" for at in range(length - 1)]
+
+
 def _ratios(name: str, total: Sequence[float]) -> Mapping[str, float]:
     if len(total) < 2 or total[-1] == 0:
         return {}
-    ratios = [numerator / total[-1] for numerator in total[:-1]]
-    return (
-        {name: ratios[0]} if len(ratios) == 1 else {f"{name}_{at}": ratio for at, ratio in enumerate(ratios)}
-    )
+    names = ratio_names(name, len(total))
+    return {name: numerator / total[-1] for name, numerator in zip(names, total[:-1], strict=True)}
 
 
 def _confusion(total: Sequence[float]) -> dict[str, float]:

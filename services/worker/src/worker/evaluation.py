@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from roundtable.errors import InvalidTask, NotFinite
 from roundtable.messages import Evaluated
+from roundtable.metrics import ratio_names
 from roundtable.tasks import Task
 from roundtable.tasks.loading import blaming
 from roundtable.types import Array, Float32
@@ -48,6 +49,7 @@ class Measure:
             )
         count = tf.cast(tf.shape(y)[0], tf.float64)
         sums = {"loss": tf.cast(loss, tf.float64) * count}
+        values: list[str] = []
         for name in sorted(metrics):
             total = tf.cast(metrics[name], tf.float64)
             if total.shape.rank not in (0, 1):
@@ -56,6 +58,12 @@ class Measure:
                     "examples, to a number or a flat list of numbers"
                 )
             sums[name] = total
+            values += [name] if total.shape.rank == 0 else ratio_names(name, total.shape[0] or 0)
+        if twice := {value for value in values if values.count(value) > 1}:
+            raise InvalidTask(
+                f"task {self._name}: metrics() gives {', '.join(sorted(twice))} twice, once out of a list: "
+                "give one of them another name"
+            )
         return sums
 
 
@@ -99,9 +107,7 @@ class Evaluation:
             totals = {name: totals[name] + sums[name].numpy() for name in self.names}
         for name, total in totals.items():
             if not np.isfinite(total).all():
-                raise NotFinite(
-                    f"evaluation: {name} is {total}: training diverged; lower training.learning_rate"
-                )
+                raise NotFinite(f"evaluation: {name} is {total}: {self._why(name, totals, x, y)}")
         return Evaluated(
             num_examples=len(x),
             sums={
@@ -110,12 +116,31 @@ class Evaluation:
             },
         )
 
+    def _why(self, name: str, totals: Mapping[str, Any], x: Array, y: Array) -> str:
+        if np.isfinite(totals["loss"]).all():
+            return (
+                f"the loss is finite; let metrics() give {name} as [numerator, denominator] if it is a ratio"
+            )
+        return why_not_finite(x, y)
+
     def _graph(self, weights: Tensors, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         import tensorflow as tf
 
         states = self._model.states(tf.zeros([self._model.generators, 2], tf.int64))
         predictions = self._model.predict(*self._model.split(weights), states, x, training=False)[0]
         return self._measure.sums(y, predictions, self._measure.loss(y, predictions))
+
+
+def why_not_finite(x: Array, y: Array) -> str:
+    """A likely cause that the loss over x [n, …], y [n, …] is not finite, and its remedy."""
+    for name, array in (("x", x), ("y", y)):
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            gaps = np.count_nonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))
+            return (
+                f"{name} of {gaps} of these {len(array)} examples is not finite: "
+                "leave them out in load(), or let model() and loss() allow for them"
+            )
+    return "training diverged; lower training.learning_rate"
 
 
 def batch_of(x: Array) -> int:

@@ -54,6 +54,11 @@ class Model:
                 raise InvalidTask(
                     f"task {name}: weight {variable.path} is {variable.dtype}; every weight must be float32"
                 )
+        if any(layer.compute_dtype == "float16" for layer in self._keras._flatten_layers()):
+            raise InvalidTask(
+                f"task {name}: model() computes in float16, whose small gradients vanish without the scaling "
+                "of losses, which is not done here: take the policy mixed_bfloat16"
+            )
         if not any(self._trained):
             raise InvalidTask(f"task {name}: its model has nothing to train")
 
@@ -108,11 +113,12 @@ class Model:
         fixed = [next(waiting) if place is None else weights[place] for place in self._fixed_places]
         trained = [weights[place] for place in self._trainable_places]
         trained_here, fixed_here = self._keras.trainable_variables, self._keras.non_trainable_variables
-        # As Keras's stateless_call, which loses what is assigned to a trained variable without a word.
+        # As Keras's stateless_call, which loses what is assigned to a trained variable without a word, and
+        # which leaves out __call__: inner layers learn there that this is training, and keep their losses.
         mapping = zip([*trained_here, *fixed_here], [*trained, *fixed], strict=True)
         with keras.StatelessScope(mapping, collect_losses=True) as scope:
             given = [scope.get_current_value(variable) for variable in trained_here]
-            predictions = self._keras.call(x, training=training)
+            predictions = self._keras(x, training=training)
             losses = list(self._keras.losses)
         for variable, value in zip(trained_here, given, strict=True):
             if scope.get_current_value(variable) is not value:

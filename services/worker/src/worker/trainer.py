@@ -24,6 +24,7 @@ from roundtable.types import ClientId, Digest, Float32, Metrics, Seconds
 from roundtable.weights import Manifest, Weights
 
 from worker import partitions
+from worker.evaluation import why_not_finite
 from worker.model import Model, Tensors
 from worker.runtime import accelerator, configure_threads, resident
 from worker.seeds import generator_states, shuffles
@@ -153,8 +154,8 @@ class Trainer:
         )
         if not all(np.isfinite(array).all() for array in update.arrays):
             raise NotFinite(
-                f"client {client}, round {round_number}: training diverged (loss {local.loss}); "
-                "lower training.learning_rate"
+                f"client {client}, round {round_number}: the update is not finite (loss {local.loss}): "
+                + why_not_finite(self._data.x[rows], self._data.y[rows])
             )
         change, after = self._finish(weights, local, *controls)
         return Trained(

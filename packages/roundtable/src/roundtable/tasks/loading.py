@@ -136,11 +136,6 @@ def build(task: Task, name: str, seed: int = 0) -> Any:
             ) from error
 
 
-def variables(model: Any) -> list[Any]:
-    """A Keras model's weights, trained or not; the states of its random generators are none."""
-    return [variable for variable in model.weights if "seed_generator" not in str(variable.path)]
-
-
 def source_hash(source: bytes, options: Mapping[str, Option]) -> Digest:
     """What a task does is in its file and its options: BLAKE3 of the bytes, a zero, and the options as sorted
     JSON.

@@ -17,7 +17,7 @@ from roundtable.errors import InvalidData
 from roundtable.messages import PinnedData
 from roundtable.tasks.clouds.tiles import read_masks, tile_labels
 from roundtable.tasks.npz import read_npz
-from roundtable.tasks.task import Data, Task, check_alike, check_pair
+from roundtable.tasks.task import Data, Task, check_alike, check_pair, native
 from roundtable.types import Array
 
 REMEDY = "see docs/tasks.md, pinned data"
@@ -54,6 +54,7 @@ def load_node(task: Task, folder: Path, data: Data) -> tuple[Array, Array]:
     x, y = task.load_node(folder)
     try:
         check_pair(x, y)
+        x, y = native(x), native(y)
         check_alike(x, data.x_test, "x", "x_test")
         check_alike(y, data.y_test, "y", "y_test")
         check_classes(task, task.labels(y))

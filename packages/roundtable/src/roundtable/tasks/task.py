@@ -23,8 +23,8 @@ from roundtable.types import Array, Digest
 class Data:
     """A data set in storage dtypes (uint8 stays uint8 until it is cast in the graph).
 
-    x_train [n, …], y_train [n, …], x_test [m, …], y_test [m, …]. Raises InvalidData where these do not fit
-    each other.
+    x_train [n, …], y_train [n, …], x_test [m, …], y_test [m, …], in whichever byte order; held in this
+    machine's. Raises InvalidData where these do not fit each other.
     """
 
     x_train: Array
@@ -35,6 +35,8 @@ class Data:
     def __post_init__(self) -> None:
         for part in ("train", "test"):
             check_pair(getattr(self, f"x_{part}"), getattr(self, f"y_{part}"), f"_{part}")
+        for name in ("x_train", "y_train", "x_test", "y_test"):
+            object.__setattr__(self, name, native(getattr(self, name)))
         check_alike(self.x_train, self.x_test, "x_train", "x_test")
         check_alike(self.y_train, self.y_test, "y_train", "y_test")
 
@@ -136,6 +138,11 @@ def check_pair(x: Array, y: Array, suffix: str = "") -> None:
         raise InvalidData(
             f"x{suffix} has {len(x)} examples and y{suffix} {len(y)}; they must be equal and not 0"
         )
+
+
+def native(array: Array) -> Array:
+    """The same numbers in this machine's byte order: FITS and IDX files hold them big-endian."""
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def check_alike(a: Array, b: Array, a_name: str, b_name: str) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from roundtable.telemetry import CAPACITY
 
 from tests.roundtable.sink import Sink
 
@@ -113,6 +114,25 @@ async def test_what_nodes_send_is_bounded_and_needs_the_join_token(open_lab, sin
         assert codes[0] == 204 and codes[-1] == 429
         clock.turn(10)
         assert (await write(lab, b"cpu usage=1 1700000000000000000")).status_code == 204
+
+
+async def test_more_points_than_can_ever_wait_here_are_too_many_and_not_for_later(open_lab, sink, clock):
+    async with open_lab(clock, telemetry_url=sink.url) as lab:
+        points = [b"cpu usage=%d 1" % number for number in range(CAPACITY + 1)]
+        many = await write(lab, b"\n".join(points))
+        assert (many.status_code, many.json()["type"]) == (413, "urn:roundtable:too-large")
+        assert f"at most {CAPACITY} points" in many.json()["detail"]
+        assert (await write(lab, b"\n".join(points[1:]))).status_code == 204
+
+
+async def test_points_end_at_line_breaks_alone_and_not_where_a_text_has_a_break_of_another_kind(
+    open_lab, sink
+):
+    async with open_lab(telemetry_url=sink.url) as lab:
+        odd = 'note text="a\u2028b\u0085c\x0cd" 1'
+        assert (await write(lab, f"{odd}\r\nlast x=1 2\n".encode())).status_code == 204
+        sink.wait_for("^last x=1 2$")
+    assert odd in sink.lines
 
 
 async def test_points_that_nobody_takes_are_refused_and_the_aggregators_own_are_not_pushed_aside(

@@ -202,6 +202,41 @@ def test_what_is_no_request_or_has_too_long_a_head_is_refused_as_a_problem_too(t
         assert httpx.get(f"http://{host}:{port}/healthz").status_code == 200
 
 
+def test_peers_that_go_away_are_no_trouble(tmp_path):
+    with process(tmp_path) as child:
+        url = listening(child)
+        host, _, port = url.removeprefix("http://").partition(":")
+        tokens = tmp_path / "state" / "tokens"
+        join, admin = ((tokens / name).read_text().strip() for name in ("join", "admin"))
+        introduction = {"protocol": 1, "instance": "0" * 16, "host": "h", "node": "n", "arch": "a", "cpus": 1}
+        introduction["memory_bytes"] = 1
+        headers = {"Authorization": f"Bearer {join}"}
+        session = httpx.post(f"{url}/v1/join", json=introduction, headers=headers).json()["session_token"]
+        begun = [
+            ("/sign-in", ""),
+            ("/v1/join", join),
+            ("/v1/telemetry/write", join),
+            ("/v1/experiments", admin),
+            ("/v1/runs", admin),
+            ("/v1/poll", session),
+        ]
+        head = "POST {} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Length: 9\r\n\r\n{{"
+        requests = [head.format(*path_and_token).encode() for path_and_token in begun]
+        requests += [b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n"] * 5
+        for request in requests:
+            for how in (b"\0\0\0\0\0\0\0\0", b"\1\0\0\0\0\0\0\0"):  # in order, and with a reset
+                with socket.create_connection((host, int(port)), timeout=5) as line:
+                    line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, how)
+                    line.sendall(request)
+                    if request.startswith(b"POST"):
+                        time.sleep(0.05)
+        assert httpx.get(f"{url}/healthz").status_code == 200
+        child.send_signal(signal.SIGTERM)
+        ends(child)
+        logged = [json.loads(line) for line in child.stderr.read().splitlines()]
+        assert [line for line in logged if line["level"] == "error"] == []
+
+
 def test_a_stalled_upload_is_dropped(tmp_path):
     with (
         process(tmp_path, UPLOAD_STALL_SECONDS="0.3") as child,

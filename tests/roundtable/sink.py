@@ -23,7 +23,7 @@ class Sink:
                 status = sink.behave()
                 if status == 204:
                     with sink.arrived:
-                        sink.lines += body.splitlines()
+                        sink.lines += body.split("\n")
                         sink.arrived.notify_all()
                 self.send_response(status)
                 self.send_header("content-length", "0")

@@ -9,8 +9,9 @@ from typing import Any, Final
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from roundtable.errors import InvalidInput, RoundtableError, problem_of
+from roundtable.errors import InvalidInput, RoundtableError, Truncated, problem_of
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aggregator.logs import trouble
@@ -26,18 +27,26 @@ def problem(status: int, uri: str, detail: str, headers: dict[str, str] | None =
         "type": uri,
         "title": HTTPStatus(status).phrase if uri == PLAIN else uri.rpartition(":")[2].replace("-", " "),
         "status": status,
-        "detail": detail,
+        "detail": "; ".join(detail.splitlines()),
     }
     return Response(json.dumps(body), status, headers, MEDIA_TYPE)
 
 
 def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _answer)
-    for kind in (RoundtableError, RequestValidationError, HTTPException):
+    for kind in (RoundtableError, RequestValidationError, HTTPException, ClientDisconnect):
         app.add_exception_handler(kind, _answer)
 
 
 def response_of(error: Exception) -> Response:
+    """The answer; the error's traceback ends here. With futures and frames that name the error it is a cycle,
+    and a refused upload's room would keep its disk space until garbage is collected."""
+    response = _response_of(error)
+    error.__traceback__ = None
+    return response
+
+
+def _response_of(error: Exception) -> Response:
     if isinstance(error, RoundtableError):
         status, uri = problem_of(error)
         if status >= 500:
@@ -47,7 +56,9 @@ def response_of(error: Exception) -> Response:
     if isinstance(error.__cause__, ValueError | RecursionError) and isinstance(
         error, RequestValidationError | HTTPException
     ):  # FastAPI's, of a body
-        return response_of(not_json(error.__cause__))
+        return _response_of(not_json(error.__cause__))
+    if isinstance(error, ClientDisconnect):  # nobody reads it
+        return _response_of(Truncated("the sender went away before its body was in"))
     if isinstance(error, RequestValidationError):
         return problem(422, "urn:roundtable:invalid-input", "; ".join(map(_line, error.errors())))
     if isinstance(error, HTTPException):

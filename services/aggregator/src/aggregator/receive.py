@@ -4,7 +4,7 @@ uvicorn's protocol copies a body five times between the socket and a file, and s
 `protocol()` is a subclass whose transport reads a large body with a Content-Length into a buffer that the
 route names, usually the memory map of a spool file: one copy, made by the kernel. It offers this to the
 application as the ASGI scope extension `EXTENSION`; `body_into` is the one function routes call, and reads
-`request.stream()` where nothing is offered (a small or chunked body, another server, a test's ASGITransport).
+the plain way where nothing is offered (a small or chunked body, another server, a test's ASGITransport).
 
 This touches uvicorn's private state. Where uvicorn is not of a version that was tried, `protocol()` says so
 in one log line and is uvicorn's own; tests hold the two against each other.
@@ -25,7 +25,7 @@ import httptools
 import uvicorn
 from roundtable.errors import TooLarge, Truncated
 from roundtable.types import Seconds
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from aggregator.logs import note
@@ -71,23 +71,22 @@ async def body_into(
 async def _plain(
     request: Request, destination: memoryview, stall: Seconds | None, progress: Progress | None
 ) -> int:
-    at = 0
-    chunks = request.stream()
-    while True:
+    at, more = 0, True
+    while more:
         try:
-            chunk = await asyncio.wait_for(anext(chunks), stall)
-        except StopAsyncIteration:
-            return at
+            message = await asyncio.wait_for(request.receive(), stall)
         except asyncio.TimeoutError:
             raise _stalled(at, stall) from None
-        except ClientDisconnect:
-            raise _gone(at) from None
+        if message["type"] == "http.disconnect":
+            raise _gone(at)
+        chunk, more = message.get("body", b""), message.get("more_body", False)
         if at + len(chunk) > len(destination):
             raise TooLarge(f"the body goes on past the {len(destination)} bytes that are allowed here")
         destination[at : at + len(chunk)] = chunk
         at += len(chunk)
         if progress and chunk:
             progress(at)
+    return at
 
 
 def _content_length(request: Request) -> int | None:
@@ -241,7 +240,7 @@ class _Direct(HttpToolsProtocol):
     def receive_directly(self, intake: Intake) -> None:
         self.intake, self._offered = intake, None
         # The old parser still waits for this body; nothing of it is needed for the next request.
-        self.parser = _parser(self)
+        self.parser = new_parser(self)
         self.flow.resume_reading()
 
     def buffer(self, scratch: memoryview) -> memoryview:
@@ -312,8 +311,8 @@ class _Writes:
         self._transport.close()
 
     def _flush(self) -> None:
-        if self._held:
-            held, self._held = self._held, []
+        held, self._held = self._held, []
+        if held and not self._transport.is_closing():  # its reader may be gone by now
             self._transport.writelines(held)
 
     def __getattr__(self, name: str) -> Any:
@@ -347,7 +346,7 @@ class _Reads(asyncio.BufferedProtocol):
         self._http.resume_writing()
 
 
-def _parser(protocol: HttpToolsProtocol) -> Any:
+def new_parser(protocol: HttpToolsProtocol) -> Any:
     parser = httptools.HttpRequestParser(protocol)
     parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn sets its own
     return parser

@@ -7,6 +7,7 @@ with time.
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -59,7 +60,9 @@ class Relay:
             text = _unpacked(body, encoding).decode("utf-8")
         except UnicodeDecodeError:
             raise InvalidInput("body: is not line protocol (UTF-8 text)") from None
-        lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+        lines = [line for line in re.split("\r?\n", text) if line.strip() and not line.startswith("#")]
+        if len(lines) > self.telemetry.capacity:
+            raise TooLarge(f"body: at most {self.telemetry.capacity} points at once, found {len(lines)}")
         self._spend(peer, len(text))
         if lines and not self.telemetry.pass_on(lines):
             raise RateLimited("points wait here already that nobody takes: send these again later")

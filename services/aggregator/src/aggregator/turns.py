@@ -34,14 +34,17 @@ class Turns:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            job, reply = await self._jobs.get()
-            try:
-                result = await job()
-            except Exception as error:  # noqa: BLE001 -- handed on whole, or logged: the queue goes on
-                if reply is None:
-                    trouble("a step of the run failed", error)
-                elif not reply.done():
-                    reply.set_exception(error)
-            else:
-                if reply is not None and not reply.done():
-                    reply.set_result(result)
+            await _carry_out(*await self._jobs.get())  # nothing of a job is held while there is no next one
+
+
+async def _carry_out(job: Job[Any], reply: asyncio.Future[Any] | None) -> None:
+    try:
+        result = await job()
+    except Exception as error:  # noqa: BLE001 -- handed on whole, or logged: the queue goes on
+        if reply is None:
+            trouble("a step of the run failed", error)
+        elif not reply.done():
+            reply.set_exception(error)
+    else:
+        if reply is not None and not reply.done():
+            reply.set_result(result)

@@ -111,12 +111,7 @@ def machines() -> Json:
                     curve(
                         "GPU load",
                         [
-                            of_host(
-                                "nvidia_smi",
-                                'mean("utilization_gpu")',
-                                "$tag_host $tag_name",
-                                by=("host", "name"),
-                            ),
+                            _of_gpu('mean("utilization_gpu")'),
                             of_host("jetson_gpu", 'mean("load_per_mille") / 10', "$tag_host Jetson"),
                         ],
                         unit="percent",
@@ -127,14 +122,7 @@ def machines() -> Json:
                     ),
                     curve(
                         "GPU memory",
-                        [
-                            of_host(
-                                "nvidia_smi",
-                                'mean("memory_used")',
-                                "$tag_host $tag_name",
-                                by=("host", "name"),
-                            )
-                        ],
+                        [_of_gpu('mean("memory_used")')],
                         unit="mbytes",
                         low=0,
                         why="Used.",
@@ -143,10 +131,8 @@ def machines() -> Json:
                     curve(
                         "GPU power and temperature",
                         [
-                            of_host("nvidia_smi", 'mean("power_draw")', "$tag_host W", by=("host", "name")),
-                            of_host(
-                                "nvidia_smi", 'mean("temperature_gpu")', "$tag_host °C", by=("host", "name")
-                            ),
+                            _of_gpu('mean("power_draw")', "W"),
+                            _of_gpu('mean("temperature_gpu")', "°C"),
                         ],
                         low=0,
                         why="Watts drawn, degrees Celsius.",
@@ -184,6 +170,11 @@ def machines() -> Json:
             ),
         ),
     )
+
+
+def _of_gpu(value: str, what: str = "$tag_name") -> Json:
+    """Of each: two of a host may have one name."""
+    return of_host("nvidia_smi", value, f"$tag_host $tag_index {what}", by=("host", "index", "name"))
 
 
 def _both_ways(title: str, of: tuple[str, str], fields: tuple[tuple[str, str], ...], *, why: str) -> Json:

@@ -138,7 +138,10 @@ async def test_unknown_paths_methods_runs_and_contents_are_problems_too(open_lab
     async with open_lab() as lab:
         worker = await lab.joined()
         told(await lab.http.get("/v2/nothing"), 404, "urn:roundtable:unknown")
-        told(await lab.http.delete("/v1/runs"), 405, "about:blank")
+        for path, allowed in (("/v1/runs", "GET, POST"), ("/readyz", "GET"), ("/openapi.json", "GET, HEAD")):
+            reply = await lab.http.delete(path)
+            told(reply, 405, "about:blank")
+            assert reply.headers["allow"] == allowed
         told(await lab.http.get("/v1/runs/none"), 404, "urn:roundtable:unknown")
         told(await lab.http.get("/v1/runs/none/events"), 404, "urn:roundtable:unknown")
         told(await lab.http.get("/v1/runs/none/ledger"), 404, "urn:roundtable:unknown")
@@ -192,6 +195,41 @@ async def test_the_api_describes_itself_with_its_tokens(open_lab):
         for path, message in (("/v1/poll", "Poll"), ("/v1/orders/{order}/result", "OrderResult")):
             told_to_send = schema["paths"][path]["post"]["requestBody"]["content"]["application/json"]
             assert told_to_send["schema"] == {"$ref": f"#/components/schemas/{message}"}
+
+
+async def test_the_api_tells_its_errors_as_they_come(open_lab):
+    async with open_lab() as lab:
+        schema = (await lab.http.get("/openapi.json")).json()
+    statuses = set()
+    for path, operations in schema["paths"].items():
+        for operation in operations.values():
+            refusals = {at: reply for at, reply in operation["responses"].items() if at[0] not in "23"}
+            assert refusals, path
+            assert [list(reply["content"]) for reply in refusals.values()] == [
+                ["application/problem+json"]
+            ] * len(refusals), path
+            statuses |= set(refusals)
+    assert statuses == {
+        *("401", "403", "404", "409", "411", "413", "421", "422", "426", "429", "503", "507", "default")
+    }
+    assert "403" in schema["paths"]["/v1/runs"]["post"]["responses"]
+    assert "urn:roundtable:stale" in str(
+        schema["paths"]["/v1/orders/{order}/update"]["put"]["responses"]["409"]
+    )
+    for reference in references(schema):
+        found = schema
+        for part in reference.removeprefix("#/").split("/"):
+            found = found[part]
+    assert "PinnedData" in schema["components"]["schemas"]
+
+
+def references(schema):
+    if isinstance(schema, dict):
+        yield from (value for key, value in schema.items() if key == "$ref")
+        schema = list(schema.values())
+    if isinstance(schema, list):
+        for part in schema:
+            yield from references(part)
 
 
 LONG_NUMBER, DEEP = "9" * 5000, "[" * 200_000

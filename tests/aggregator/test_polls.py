@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 from roundtable.messages import OrderResult
@@ -96,6 +97,24 @@ async def test_a_poll_that_waits_longer_than_lost_after_is_no_silence(open_lab, 
             if view["state"] == "lost":
                 return
         raise AssertionError(view)
+
+
+async def test_what_a_worker_says_of_itself_can_be_shown_wherever_it_was_cut(open_lab):
+    async def pieces(text):  # of no told length: read by the app
+        yield text.encode()
+
+    async with open_lab() as lab:
+        worker = await lab.joined()
+        again = json.dumps(worker.introduction(accelerator="GPU \ud83d"))
+        joining = {"Authorization": f"Bearer {worker.join_token}"}
+        assert (await lab.http.post("/v1/join", content=again, headers=joining)).status_code == 200
+        headers = worker.headers | {"Content-Type": "application/json"}
+        told = pieces('{"doing": "half of \\ud83d", "holding": ["gone.1.1.train.c0.1"]}')
+        assert (await lab.http.post("/v1/poll", content=told, headers=headers)).status_code == 200
+        (view,) = (await lab.http.get("/v1/workers")).json()
+        assert (view["doing"], view["accelerator"]) == (r"half of \ud83d", r"GPU \ud83d")
+        unheard_of = pieces('{"holding": ["\\ud83d"]}')
+        assert (await lab.http.post("/v1/poll", content=unheard_of, headers=headers)).status_code == 422
 
 
 async def test_joining_again_gives_the_same_worker_and_its_work(open_lab, make_experiment):

@@ -274,6 +274,28 @@ def test_a_panel_shows_what_a_board_tells(database: Influx, title: str, host: st
     assert shown and shown == pytest.approx([expected] * len(shown))
 
 
+def test_gpus_of_one_name_are_a_curve_each(database: Influx) -> None:
+    now = int(time.time() * 1e9)
+    for index, value in enumerate((10, 80)):
+        told = f"utilization_gpu={value}i,memory_used={value}i,temperature_gpu={value}i,power_draw={value}"
+        database.write(f"nvidia_smi,host=two-gpus,index={index},name=NVIDIA\\ H100 {told} {now}")
+    targets = [
+        target
+        for panel in dashboards.DASHBOARDS["machines"]()["panels"]
+        for target in panel.get("targets", ())
+        if "nvidia_smi" in target["query"]
+    ]
+    assert len(targets) == 4
+    for target in targets:
+        series = database.query(filled(target["query"].replace("$host", "two-gpus"), "docker_container"))
+        assert sorted(one["values"][-1][1] for one in series) == [10, 80]
+        names = {
+            re.sub(r"\$tag_(\w+)", lambda tag: one["tags"][tag[1]], target["alias"])  # noqa: B023
+            for one in series
+        }
+        assert len(names) == 2
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_variable_resolves(database: Influx, name: str) -> None:
     for variable in dashboards.DASHBOARDS[name]()["templating"]["list"]:

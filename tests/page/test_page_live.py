@@ -290,6 +290,19 @@ def test_it_is_readable_on_every_screen_in_light_and_dark_and_by_ear(
     assert page.evaluate(MOVING) == 0
 
 
+def test_a_round_under_way_of_nodes_with_long_names_fits_a_phone(
+    tmp_path: Path, look: Callable[..., Page]
+) -> None:
+    with running(tmp_path) as lab:
+        lab.work("a-node-with-a-name-that-is-longer-than-a-phone-is-wide", gate=Gate())
+        lab.submit(softmax("phone", 1))
+        page = look(lab.url)
+        page.set_viewport_size({"width": 360, "height": 740})
+        expect(page.locator("#t-workers .hidden")).to_have_text([" asked"] * 4, timeout=LATE)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        page.close()  # before what it looks at goes
+
+
 def test_a_browser_gives_the_read_token_and_is_let_in_until_it_signs_out(
     tmp_path: Path, look: Callable[..., Page]
 ) -> None:

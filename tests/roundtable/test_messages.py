@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from pydantic import ValidationError
 from roundtable.experiment import Experiment
 from roundtable.messages import (
     PROTOCOL,
+    WORDS,
     Account,
     CreateRun,
     Evaluated,
@@ -178,6 +180,31 @@ def test_sums_that_are_not_finite_are_refused() -> None:
 def test_a_plan_gives_the_manifest_once_the_run_has_one() -> None:
     assert Plan(run="r", experiment=EXPERIMENT).manifest is None
     assert Plan(run="r", experiment=EXPERIMENT, arrays=ARRAYS).manifest == Manifest(ARRAYS)
+
+
+@pytest.mark.parametrize(
+    ("found", "line"),
+    [
+        ("Küche, 厨房 😀", "Küche, 厨房 😀"),
+        ("out of memory \ud83d", r"out of memory \ud83d"),
+        ("cannot read caf\udce9.png", r"cannot read caf\udce9.png"),
+        ("two\n  lines\t", "two lines"),
+        ("\x1b[31mred\x00 \u202eder", r"\x1b[31mred\x00 \u202eder"),
+        ("x" * 1000, "x" * 1000),
+        ("x" * 960_000, "x" * 999 + "…"),
+        ("\x1b" * 500, r"\x1b" * 249 + r"\x1" + "…"),
+    ],
+)
+def test_somebody_s_words_are_one_line_that_can_be_sent_stored_and_shown(found: str, line: str) -> None:
+    told = {"status": "failed", "detail": found, "evaluated": {"num_examples": 1, "sums": {found: 1.0}}}
+    for result in (
+        OrderResult(status="failed", detail=found, evaluated=Evaluated(num_examples=1, sums={found: 1.0})),
+        OrderResult.model_validate(json.loads(json.dumps(told))),
+    ):
+        assert result.detail == line and result.evaluated and list(result.evaluated.sums) == [line]
+        assert len(line) <= WORDS and OrderResult.model_validate_json(result.model_dump_json()) == result
+    assert Poll(doing=found).doing == Join(**JOIN, accelerator=found).accelerator == line
+    assert Join(**JOIN, pinned=PinnedData(examples=1, labels={found: 1})).model_dump_json().isprintable()
 
 
 def test_messages_are_values() -> None:

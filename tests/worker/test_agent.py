@@ -521,6 +521,28 @@ def test_an_exception_in_training_is_reported_in_one_line_and_the_worker_goes_on
     assert "o2" in aggregator.updates
 
 
+def test_an_error_that_names_a_file_in_no_utf_8_is_reported_and_the_worker_goes_on(
+    start: Start, aggregator: Aggregator, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("CRITICAL", "worker")  # the traceback has the name as it is, which xdist cannot pass on
+    lab = start()
+
+    def fail(client: int) -> object:
+        if client == 1:
+            raise ValueError("cannot read caf\udce9.png")
+        if client == 2:
+            raise InvalidTask("caf\udce9.png: is no picture")
+        return weights(2.0)
+
+    lab.trainer.update = fail  # type: ignore[assignment]
+    digest = aggregator.publish(1.0)
+    aggregator.give(*(order(client, weights=digest) for client in (1, 2, 3)))
+    aggregator.wait_for_replies("o1", "o2", "o3")
+    assert aggregator.results["o1"].detail == r"ValueError: cannot read caf\udce9.png"
+    assert aggregator.results["o2"].detail == r"caf\udce9.png: is no picture"
+    assert "o3" in aggregator.updates
+
+
 def test_a_wrong_join_token_ends_the_worker_with_a_line_about_the_file(start: Start) -> None:
     lab = start(token="another-token-altogether")
     assert lab.ended.wait(WAIT)

@@ -18,6 +18,7 @@ from roundtable.errors import (
     AlreadyAccepted,
     IncompatibleVersion,
     NotAsked,
+    NotPossible,
     RateLimited,
     RoundtableError,
     ShapeMismatch,
@@ -70,6 +71,18 @@ def test_it_joins_with_the_join_token_and_goes_on_with_the_session_s() -> None:
     assert made.join(JOIN) == JOINED
     made.poll(Poll())
     assert tokens == ["POST /fl/v1/join Bearer join-token", "POST /fl/v1/poll Bearer session"]
+
+
+def test_why_a_worker_cannot_take_part_is_told_whatever_its_files_are_called() -> None:
+    told: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        told.append(json.loads(request.content)["trouble"])
+        return problem(409, "not-possible")
+
+    with pytest.raises(NotPossible):
+        link(answer).join(JOIN.model_copy(update={"trouble": "DATA_DIR: caf\udce9: is no class"}))
+    assert told == [r"DATA_DIR: caf\udce9: is no class"]
 
 
 def test_an_update_is_one_request_of_a_told_length() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from roundtable.experiment import Experiment
 from roundtable.fleet import Conditions
@@ -19,7 +19,22 @@ from roundtable.weights import ArraySpec, Manifest
 
 PROTOCOL: Final = 1
 POLL_SECONDS: Final = 10.0  # how long a poll waits when there is nothing to say
+WORDS: Final = 1000  # characters
 
+
+def _one_line(text: str) -> str:
+    """As it can be stored, sent and shown in a terminal, which half a surrogate pair and an escape cannot."""
+    if len(text) <= WORDS and text.isprintable():
+        return text
+    line = " ".join(text.split())[: WORDS + 1]
+    line = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line)
+    return line if len(line) <= WORDS else line[: WORDS - 1] + "…"
+
+
+# Somebody's, a task's for example: whether they have come or are about to be sent.
+Words = Annotated[
+    str, AfterValidator(_one_line), Field(description=f"text, kept as one line of at most {WORDS} characters")
+]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 SourceHash = Annotated[Hash, Field(description="64 lower-case hexadecimal digits")]  # the ledger has it too
 
@@ -41,7 +56,7 @@ class PinnedData(Message):
     """What a node's own folder holds, counted on the node; the samples never leave it."""
 
     examples: Annotated[int, Field(gt=0)]
-    labels: dict[str, Count]  # label → how many
+    labels: dict[Words, Count]  # label → how many
 
 
 class Join(Message):
@@ -54,12 +69,12 @@ class Join(Message):
     arch: Name
     cpus: Annotated[int, Field(gt=0)]
     memory_bytes: Count
-    accelerator: str | None = None  # "GPU: NVIDIA …" or nothing
+    accelerator: Words | None = None  # "GPU: NVIDIA …" or nothing
     pinned: PinnedData | None = None
     disk_free_bytes: Count | None = None  # on the disk that the worker was started on
     time: float | None = None  # Unix seconds on the worker's clock
     code: SourceHash | None = None  # of what it runs: sources.py
-    trouble: Annotated[str, Field(max_length=1000)] | None = None  # why it cannot take part
+    trouble: Words | None = None  # why it cannot take part
 
 
 class Joined(Reply):
@@ -112,8 +127,8 @@ class Plan(Reply):
 class Poll(Message):
     """Which orders the worker holds: queued, running or being sent."""
 
-    holding: tuple[OrderId, ...] = ()
-    doing: str | None = None  # for the eye: "training client 3", "waiting"
+    holding: tuple[Name, ...] = ()
+    doing: Words | None = None  # for the eye: "training client 3", "waiting"
     cpu_seconds: float = 0.0  # of the process, since it started
     memory_bytes: Count = 0  # resident
 
@@ -130,7 +145,7 @@ class Evaluated(Message):
     """Sums over the shard's or the client's examples; they add up over shards and clients alike."""
 
     num_examples: Count
-    sums: dict[str, float | list[float]]
+    sums: dict[Words, float | list[float]]
     seconds: float = 0.0
 
 
@@ -148,7 +163,7 @@ class Account(Message):
     num_examples: Count
     num_steps: Count
     loss: float | None = None  # mean over the examples seen in the last local epoch
-    metrics: dict[str, float] = {}
+    metrics: dict[Words, float] = {}
     cpu_seconds: float = 0.0  # of the training thread and TensorFlow's, for this order
     waiting_seconds: float = 0.0  # from the order's arrival to its start
     fetching_seconds: float = 0.0  # weights and state
@@ -168,7 +183,7 @@ class Initialized(Message):
     data_hash: SourceHash
     train_examples: Count
     test_examples: Count
-    metrics: tuple[str, ...]  # names that evaluations will report
+    metrics: tuple[Words, ...]  # names that evaluations will report
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -186,8 +201,8 @@ class OrderResult(Message):
 
     status: Literal["done", "refused", "failed"]
     evaluated: Evaluated | None = None
-    problem: str | None = None  # the type URI of a refusal
-    detail: str | None = None
+    problem: Words | None = None  # the type URI of a refusal
+    detail: Words | None = None
 
 
 # --- runs ---------------------------------------------------------------------------------------------------

@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
-import json
 from importlib.metadata import version
-from typing import Any
+from typing import Final
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
+from roundtable.errors import (
+    InvalidExperiment,
+    InvalidInput,
+    NotPossible,
+    RateLimited,
+    StorageFull,
+    TooLarge,
+    Unknown,
+)
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Route
 
 from aggregator import problems
-from aggregator.routes import orders, page, runs, telemetry, workers
-from aggregator.routes.access import SCHEMES
+from aggregator.routes import health, openapi, orders, page, runs, telemetry, workers
+from aggregator.routes.openapi import Responses, refusals
 from aggregator.service import Service
+
+# With the refusals that all endpoints of a router share, besides those that come with their token.
+_ROUTERS: Final[tuple[tuple[APIRouter, Responses], ...]] = (
+    (workers.router, {}),
+    (workers.session, refusals(TooLarge, InvalidInput, StorageFull)),
+    (orders.router, refusals(Unknown)),
+    (runs.router, refusals(Unknown, InvalidInput)),
+    (runs.admin, refusals(Unknown, NotPossible, TooLarge, InvalidInput, InvalidExperiment, StorageFull)),
+    (telemetry.router, refusals(NotPossible, TooLarge, InvalidInput, RateLimited)),
+    (health.router, {}),
+    (page.router, {}),
+)
 
 
 def create_app(service: Service) -> FastAPI:
@@ -24,35 +46,25 @@ def create_app(service: Service) -> FastAPI:
         docs_url=None,  # routes/page has our own
         redoc_url=None,
         separate_input_output_schemas=False,
+        responses=openapi.ANY_OTHER,
     )
     app.state.service = service
     app.add_middleware(problems.BoundedJson)
     problems.install(app)
-    for module in (workers, orders, runs, telemetry, page):
-        app.include_router(module.router)
-    app.include_router(workers.session)
-    app.include_router(runs.admin)
-
-    @app.get("/healthz", tags=["health"])
-    async def healthz() -> dict[str, str]:
-        """The process lives."""
-        return {"status": "alive"}
-
-    @app.get("/readyz", tags=["health"])
-    async def readyz(request: Request) -> Response:
-        """The store is open and orders are accepted."""
-        service: Service = request.app.state.service
-        if service.ready:
-            body = {"status": "ready"} | ({"detail": service.not_started} if service.not_started else {})
-            return Response(json.dumps(body), media_type="application/json")
-        return problems.problem(503, problems.PLAIN, "the store is not open: starting or stopping")
-
+    app.add_exception_handler(405, _another_method)
+    for router, responses in _ROUTERS:
+        app.include_router(router, responses=responses)
     describe = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        schema = describe()
-        schema.setdefault("components", {})["securitySchemes"] = SCHEMES
-        return schema
-
-    app.openapi = openapi  # type: ignore[method-assign]
+    app.openapi = lambda: openapi.complete(describe())  # type: ignore[method-assign]
     return app
+
+
+def _another_method(request: Request, error: Exception) -> Response:
+    """Of all routes of the path: the one that it met names its own method alone."""
+    assert isinstance(error, HTTPException) and error.headers is not None
+    allowed = set(error.headers["Allow"].split(", "))
+    for router, _ in _ROUTERS:
+        for route in router.routes:
+            if isinstance(route, Route) and route.path_regex.match(request.scope["path"]):
+                allowed |= route.methods or set()
+    return problems.problem(405, problems.PLAIN, error.detail, {"Allow": ", ".join(sorted(allowed))})

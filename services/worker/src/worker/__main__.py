@@ -178,7 +178,7 @@ def _tell(settings: Settings, join: Join, error: InvalidData) -> None:
     token = read_token(settings.join_token_file)
     link = Link(settings.aggregator_url, lambda: token, transport=_transport(settings), limits=limits)
     with suppress(RoundtableError):  # it refuses, as it should; or is not there
-        link.join(join.model_copy(update={"trouble": f"DATA_DIR: {error}"[:1000]}))
+        link.join(join.model_copy(update={"trouble": f"DATA_DIR: {error}"}))
     link.close()
 
 

@@ -96,8 +96,7 @@ class Work:
             )
         except Exception as error:  # noqa: BLE001 -- a task's own code may raise anything; it is told, not hidden
             warn("traceback", traceback=True, order=order.id)
-            words = " ".join(str(error).split())[:500]
-            result = OrderResult(status="failed", detail=f"{type(error).__name__}: {words}")
+            result = OrderResult(status="failed", detail=f"{type(error).__name__}: {error}")
         if self._board.unwanted(held):
             return None
         warn(result.status, order=order.id, detail=result.detail)

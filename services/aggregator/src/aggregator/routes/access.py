@@ -9,25 +9,24 @@ from urllib.parse import urlsplit
 
 from fastapi import Request
 from fastapi.routing import APIRoute
+from roundtable.errors import Unauthorized
 from roundtable.messages import Message
 from roundtable.types import WorkerId
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from aggregator.routes.openapi import refusals
 from aggregator.service import Service
 
-JOIN: Final[dict[str, Any]] = {"security": [{"join token": []}]}
-SESSION: Final[dict[str, Any]] = {"security": [{"session token": []}]}
-READ: Final[dict[str, Any]] = {"security": [{"read token": []}, {"admin token": []}, {}]}
-ADMIN: Final[dict[str, Any]] = {"security": [{"admin token": []}]}
-SCHEMES: Final[dict[str, Any]] = {
-    name: {"type": "http", "scheme": "bearer", "description": description}
-    for name, description in {
-        "join token": "from STATE_DIR/tokens/join",
-        "session token": "from the reply to a join",
-        "admin token": "from STATE_DIR/tokens/admin",
-        "read token": "from STATE_DIR/tokens/read; only where the service is published beyond loopback",
-    }.items()
+JOIN: Final[dict[str, Any]] = {"security": [{"join token": []}], "responses": refusals(Unauthorized)}
+SESSION: Final[dict[str, Any]] = {"security": [{"session token": []}], "responses": refusals(Unauthorized)}
+READ: Final[dict[str, Any]] = {
+    "security": [{"read token": []}, {"admin token": []}, {}],
+    "responses": refusals(Unauthorized, 421),
+}
+ADMIN: Final[dict[str, Any]] = {
+    "security": [{"admin token": []}],
+    "responses": refusals(Unauthorized, 403),
 }
 
 

@@ -5,7 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
-from roundtable.errors import Unknown
+from roundtable.errors import (
+    PROBLEMS,
+    AlreadyAccepted,
+    InvalidInput,
+    InvalidPayload,
+    NotAsked,
+    Stale,
+    StorageFull,
+    Superseded,
+    TooLarge,
+    Unknown,
+)
 from roundtable.messages import OrderResult, Plan, UpdateReply
 from roundtable.types import Digest, OrderId, RunId
 from starlette.responses import Response
@@ -13,6 +24,7 @@ from starlette.responses import Response
 from aggregator.bodies import INLINE, ContentFile, ReplyAndContent, immutable, unchanged
 from aggregator.files import Sent
 from aggregator.routes.access import SESSION, after, check_worker, json_of, service_of, worker_of
+from aggregator.routes.openapi import refusals
 
 router = APIRouter(tags=["orders"], route_class=after(check_worker))
 _ARRAYS: dict[str, Any] = {
@@ -22,6 +34,8 @@ _FILE: dict[int | str, dict[str, Any]] = {
     200: {"description": "safetensors"} | _ARRAYS,
     304: {"description": "the reader has it"},
 }
+_UNWANTED = (NotAsked, Superseded, Stale, AlreadyAccepted)
+_SPOILED = tuple(kind for kind in PROBLEMS if issubclass(kind, InvalidPayload))
 
 
 @router.get("/v1/runs/{run}/plan", response_model=Plan, openapi_extra=SESSION)
@@ -60,6 +74,7 @@ def _content(request: Request, digest: Digest, kind: Sent) -> Response:
 @router.put(
     "/v1/orders/{order}/update",
     response_model=UpdateReply,
+    responses=refusals(*_UNWANTED, 411, *_SPOILED, InvalidInput, StorageFull),
     openapi_extra=SESSION | {"requestBody": {"required": True} | _ARRAYS},
 )
 async def update(request: Request, order: OrderId) -> Response:
@@ -74,7 +89,12 @@ async def update(request: Request, order: OrderId) -> Response:
     return Response(reply.model_dump_json(exclude_unset=True), media_type="application/json")
 
 
-@router.post("/v1/orders/{order}/result", status_code=204, openapi_extra=SESSION)
+@router.post(
+    "/v1/orders/{order}/result",
+    status_code=204,
+    responses=refusals(*_UNWANTED, TooLarge, InvalidInput, StorageFull),
+    openapi_extra=SESSION,
+)
 async def result(request: Request, order: OrderId, body: OrderResult) -> Response:
     """The reply to an evaluate or stop order, or that an order could not be carried out."""
     await service_of(request).replies.result(worker_of(request), order, body)

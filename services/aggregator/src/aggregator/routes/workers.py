@@ -7,7 +7,15 @@ import json
 from fastapi import APIRouter, Depends, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
-from roundtable.errors import IncompatibleVersion, NotPossible, Unauthorized, Unknown
+from roundtable.errors import (
+    IncompatibleVersion,
+    InvalidInput,
+    NotPossible,
+    StorageFull,
+    TooLarge,
+    Unauthorized,
+    Unknown,
+)
 from roundtable.messages import Join, Joined, Poll, PollReply, WorkerView
 from starlette.responses import Response
 
@@ -25,6 +33,7 @@ from aggregator.routes.access import (
     service_of,
     worker_of,
 )
+from aggregator.routes.openapi import reference, refusals
 from aggregator.workers import check_names, check_version
 
 router = APIRouter(tags=["workers"])
@@ -35,13 +44,9 @@ _VIEWS = TypeAdapter(tuple[WorkerView, ...])
 @router.post(
     "/v1/join",
     response_model=Joined,
+    responses=refusals(NotPossible, IncompatibleVersion, TooLarge, InvalidInput, StorageFull),
     openapi_extra=JOIN
-    | {
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": Join.model_json_schema()}},
-        }
-    },
+    | {"requestBody": {"required": True, "content": {"application/json": {"schema": reference("Join")}}}},
 )
 async def join(request: Request) -> Response:
     """Introduce a worker. The same instance gets the same id again."""
@@ -65,15 +70,14 @@ async def join_elsewhere(request: Request, prefix: str) -> Response:
 
 async def _introduction(request: Request) -> Join:
     service_of(request).tokens.check_join(authorization(request))
-    content = await request.body()
     try:
-        body = json.loads(content)
+        body = json.loads(await request.body())
     except (ValueError, RecursionError) as error:
         raise not_json(error) from None
     if isinstance(body, dict):
         check_version(body.get("protocol"))  # another one may have other fields: before they are looked at
     try:
-        introduction = Join.model_validate_json(content)
+        introduction = Join.model_validate(body)
     except ValidationError as error:
         raise RequestValidationError(error.errors(include_url=False)) from None
     check_names(introduction)

@@ -19,7 +19,7 @@ const token = ({ security }) => (security ? Object.keys(security[0])[0] : "none"
 
 function named(content) {
   const schema = Object.values(content ?? {})[0]?.schema;
-  const name = (schema?.$ref ?? schema?.items?.$ref)?.split("/").at(-1) ?? (schema?.properties && schema.title);
+  const name = (schema?.$ref ?? schema?.items?.$ref)?.split("/").at(-1);
   return name && schema.type === "array" ? `${name}, several` : (name ?? "");
 }
 

@@ -42,13 +42,14 @@ class TurnedClock:
 
     def __init__(self) -> None:
         self.now = 1000.0
+        self.midnight = 1_700_000_000.0  # set another one, and the wall clock alone has been set
         self._timers: list[_Timer] = []
 
     def monotonic(self) -> float:
         return self.now
 
     def wall(self) -> float:
-        return 1_700_000_000.0 + self.now
+        return self.midnight + self.now
 
     def call_at(self, when: float, callback: Callable[[], None]) -> _Timer:
         timer = _Timer(when, callback)

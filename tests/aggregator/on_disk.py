@@ -12,7 +12,7 @@ from aggregator.checks import check_initial, check_update, update_groups
 from aggregator.events import Close
 from aggregator.files import RunFiles
 from aggregator.fold import stored_groups
-from aggregator.rows import Accepted, EvaluationRow
+from aggregator.rows import Accepted, EvaluationRow, Taken
 from aggregator.spool import Room
 from aggregator.store import FILE, Store, open_store
 from roundtable.codec import Encoded, encode
@@ -99,7 +99,7 @@ class DiskRun:
         return self.close(0, ())
 
     def begin(self, round_number: int, cohort: Sequence[ClientId], trial: int = 1) -> None:
-        self.store.begin_round(RUN, round_number, trial, cohort, 1.0)
+        self.store.begin_round(RUN, round_number, trial, cohort, Taken(1.0, 0.0, 0))
 
     def update(self, round_number: int, client: ClientId) -> dict[str, Weights]:
         """What this client sends in this round: a function of both."""
@@ -134,7 +134,8 @@ class DiskRun:
             nbytes=checked.nbytes,
             account=checked.account,
             state_digest=checked.state_digest,
-            received=2.0,
+            seconds=1.0,
+            bytes_down=0,
         )
         self.store.accept_update(RUN, accepted)
         return accepted
@@ -143,7 +144,7 @@ class DiskRun:
         close = Close(round_number, trial, tuple(participants), (), 0)
         closing = commit.plan_round(self.store, self.files, self.store.run(RUN), close)
         outcome = commit.carry_out(self.files, closing)
-        record = commit.commit_round(self.store, closing, outcome, commit.Times(1.0, 2.0, 3.0))
+        record = commit.commit_round(self.store, closing, outcome, commit.Times(1.0, 3.0, 1.0, 2.0))
         commit.tidy(self.store, self.files, RUN)
         return record
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -122,6 +123,57 @@ async def test_a_run_with_start_workers_begins_without_those_who_stay_away(
         clock.turn(0.1)
         await lab.service.turns.submit(lambda: settled())
         assert (await lab.detail(run["id"]))["state"] == "initializing"
+
+
+async def begun(lab, body):
+    run = await lab.create(body)
+    worker = await lab.joined()
+    while not any(order.kind == "train" for order in worker.holding.values()):
+        await worker.poll()
+        for order in [order for order in worker.holding.values() if order.kind == "initialize"]:
+            await worker.carry_out(order)
+    return run["id"]
+
+
+@pytest.mark.parametrize("again", ["resume", "create"])
+async def test_a_run_whose_workers_are_gone_is_left_as_it_is_until_it_is_asked_for(
+    open_lab, clock, make_experiment, again
+):
+    body = make_experiment(rounds={"wait_for_workers": 1.0})
+    async with open_lab(clock) as lab:
+        run = await begun(lab, body)
+    for _ in range(2):  # started to look only
+        async with open_lab(clock, workers_outlive_it=False) as lab:
+            clock.turn(60)
+            await lab.service.turns.submit(lambda: asyncio.sleep(0))
+            assert lab.service.runs.active is None
+            assert (await lab.detail(run))["state"] in ("initializing", "running")  # as it was
+    async with open_lab(workers_outlive_it=False) as lab:
+        if again == "resume":
+            path = f"/v1/runs/{run}/resume?start_workers=1"
+            view = (await lab.http.post(path, headers=lab.admin)).json()
+        else:
+            view = await lab.create(body, start_workers=1)
+        assert (view["id"], view["state"]) == (run, "waiting")
+        assert view["reason"].startswith("waits for 1 worker")
+        await asyncio.sleep(1.2)
+        async with lab.working(await lab.joined()):
+            assert (await lab.ended(run))["state"] == "finished"
+
+
+async def test_another_run_does_not_wait_for_one_that_nobody_asks_for(open_lab, make_experiment):
+    async with open_lab() as lab:
+        left = await begun(lab, make_experiment())
+    async with open_lab(workers_outlive_it=False) as lab:
+        run = await lab.create(make_experiment(seed=2), start_workers=1)
+        async with lab.working(await lab.joined()):
+            assert (await lab.ended(run["id"]))["state"] == "finished"
+            stopped = (await lab.http.post(f"/v1/runs/{left}/stop", headers=lab.admin)).json()
+            assert (stopped["state"], stopped["reason"]) == ("stopped", "stopped by hand")
+            reply = await lab.http.post(f"/v1/runs/{left}/resume?start_workers=0", headers=lab.admin)
+            assert reply.status_code == 422
+            await lab.http.post(f"/v1/runs/{left}/resume", headers=lab.admin)
+            assert (await lab.ended(left))["state"] == "finished"
 
 
 @pytest.mark.parametrize(("text", "says"), [(None, "cannot be read"), ("rounds = 3\n", "rounds")])

@@ -13,7 +13,7 @@ import pytest
 from aggregator.database import Database
 from aggregator.events import Key
 from aggregator.files import RunFiles
-from aggregator.rows import Accepted, Commit, EvaluationRow, WorkerRow
+from aggregator.rows import Accepted, Commit, EvaluationRow, Taken, WorkerRow
 from aggregator.store import FILE, Store, open_store, read_store
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -23,6 +23,7 @@ from roundtable.messages import Account, Evaluated, Initialized, Join, RoundReco
 from roundtable.weights import ArraySpec
 
 EXPERIMENT = Experiment(name="stored", task="digits")
+FRESH = Taken(started=1.0, seconds=0.0, bytes_down=0)
 
 
 @pytest.fixture
@@ -39,7 +40,9 @@ def digest(number: int) -> str:
 def accepted(round_number: int, client: int, trial: int = 1) -> Accepted:
     account = Account(num_examples=5, num_steps=2, loss=0.1)
     mark = digest(100 * round_number + client)
-    return Accepted(round_number, trial, client, mark, "w1", 1, 800, account, None, 2.0)
+    return Accepted(
+        round_number, trial, client, mark, "w1", 1, 800, account, None, float(client), 10 * client
+    )
 
 
 def committed(round_number: int, trial: int = 1, states: dict[int, str] | None = None) -> Commit:
@@ -73,12 +76,14 @@ def test_a_run_is_found_again_as_it_was_created(tmp_path: Path) -> None:
     assert (row.pinned, row.environment) == ({"pi-1": 0}, {"numpy": "2"})
 
 
-def test_runs_are_listed_oldest_first_and_found_by_experiment(store: Store) -> None:
+def test_runs_are_listed_oldest_first_though_the_clock_was_set_back_and_found_by_experiment(
+    store: Store,
+) -> None:
     other = Experiment(name="stored", task="digits", seed=2)
-    store.create_run("b", other, 0.5)
-    store.create_run("c", EXPERIMENT.model_copy(update={"name": "renamed"}), 2.0)
-    assert [row.id for row in store.runs()] == ["b", "r", "c"]
-    assert [row.id for row in store.runs_of(EXPERIMENT.digest)] == ["r", "c"]
+    store.create_run("b", other, 2.0)
+    store.create_run("a", EXPERIMENT.model_copy(update={"name": "renamed"}), 0.5)
+    assert [row.id for row in store.runs()] == ["r", "b", "a"]
+    assert [row.id for row in store.runs_of(EXPERIMENT.digest)] == ["r", "a"]
     with pytest.raises(NotPossible, match="run b exists"):
         store.create_run("b", other, 3.0)
     with pytest.raises(Unknown, match="run d is not known"):
@@ -101,29 +106,41 @@ def test_updates_come_back_in_client_order_however_they_arrived(store: Store) ->
 
 
 def test_a_new_trial_discards_what_the_one_before_had(store: Store) -> None:
-    store.begin_round("r", 1, 1, [0, 1], 1.0)
+    store.begin_round("r", 1, 1, [0, 1], FRESH)
     store.accept_update("r", accepted(1, 0))
-    store.begin_round("r", 1, 1, [0, 1], 9.0)  # said again after a restart
+    store.begin_round("r", 1, 1, [0, 1], Taken(9.0, 8.0, 800))  # said again after a restart
     begun = store.open_round("r")
-    assert begun is not None and (begun.trial, begun.cohort, begun.started) == (1, (0, 1), 1.0)
+    assert begun is not None and (begun.trial, begun.cohort) == (1, (0, 1))
     assert 0 in store.updates("r", 1, 1)
+    assert store.taken("r", 1) == FRESH
 
-    store.begin_round("r", 1, 2, [0, 2], 2.0)
+    store.begin_round("r", 1, 2, [0, 2], Taken(1.0, 7.0, 700))
     begun = store.open_round("r")
-    assert begun is not None and (begun.trial, begun.cohort, begun.started) == (2, (0, 2), 1.0)
+    assert begun is not None and (begun.trial, begun.cohort) == (2, (0, 2))
     assert store.updates("r", 1, 1) == {}
+    assert store.taken("r", 1) == Taken(1.0, 7.0, 700)
+
+
+def test_a_round_has_taken_what_was_recorded_in_it_last(store: Store) -> None:
+    assert store.taken("r", 1) is None
+    store.begin_round("r", 1, 1, [2, 3, 4], FRESH)
+    for client in (4, 3):  # in whatever order
+        store.accept_update("r", accepted(1, client))
+    assert store.taken("r", 1) == Taken(1.0, 4.0, 40)
+    store.begin_round("r", 2, 1, [9], Taken(50.0, 0.0, 20))
+    assert store.taken("r", 2) == Taken(50.0, 0.0, 20)
 
 
 def test_when_a_run_ends_the_round_begun_is_discarded_and_can_be_begun_again(store: Store) -> None:
-    store.begin_round("r", 1, 1, [0], 1.0)
+    store.begin_round("r", 1, 1, [0], FRESH)
     store.accept_update("r", accepted(1, 0))
     store.discard_open_round("r")
     assert store.open_round("r") is None
     assert store.updates("r", 1, 1) == {}
     assert (store.trials("r", 1), store.trials("r", 2)) == (1, 0)
-    store.begin_round("r", 1, 1, [0], 3.0)
-    begun = store.open_round("r")
-    assert begun is not None and begun.started == 3.0
+    store.begin_round("r", 1, 1, [0], Taken(3.0, 0.0, 0))
+    assert store.open_round("r") is not None
+    assert store.taken("r", 1) == Taken(3.0, 0.0, 0)
 
 
 def test_attempts_keep_the_worker_that_has_the_order(store: Store) -> None:
@@ -221,7 +238,7 @@ def test_a_commit_broken_off_at_any_statement_never_happened_or_happened_whole(
     store = open_store(path)
     store.create_run("r", EXPERIMENT, 1.0)
     store.commit_round("r", committed(0))
-    store.begin_round("r", 1, 1, [0], 1.0)
+    store.begin_round("r", 1, 1, [0], FRESH)
     store.accept_update("r", accepted(1, 0))
     store.close()
 
@@ -293,10 +310,10 @@ def test_whatever_happens_the_store_holds_one_open_round_after_the_last_commit(
     for step in steps:
         if step == "begin" and not trial:
             trial = 1
-            store.begin_round("r", done + 1, trial, range(20), 1.0)
+            store.begin_round("r", done + 1, trial, range(20), FRESH)
         elif step == "retry" and trial:
             trial, held = trial + 1, set()
-            store.begin_round("r", done + 1, trial, range(20), 1.0)
+            store.begin_round("r", done + 1, trial, range(20), FRESH)
         elif step == "accept" and trial and len(held) < 20:
             store.accept_update("r", accepted(done + 1, len(held), trial))
             held.add(len(held))
@@ -366,7 +383,7 @@ def test_a_database_of_another_version_is_refused_and_left_alone(store: Store, t
     with sqlite3.connect(tmp_path / FILE) as db:
         db.execute("PRAGMA user_version = 77")
     before = (tmp_path / FILE).read_bytes()
-    with pytest.raises(CorruptStore, match=r"version 77, this aggregator writes version 1.*STATE_DIR"):
+    with pytest.raises(CorruptStore, match=r"version 77, this aggregator writes version 2.*STATE_DIR"):
         open_store(tmp_path / FILE)
     assert (tmp_path / FILE).read_bytes() == before
 

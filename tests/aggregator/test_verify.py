@@ -159,11 +159,30 @@ def test_a_rewritten_last_entry_shows_against_the_head_that_was_given_out(tmp_pa
 def test_a_run_or_a_folder_that_is_not_there_and_a_database_that_is_none(tmp_path: Path) -> None:
     assert "STATE_DIR" in verify(tmp_path, RUN).problems[0]
     run = DiskRun(tmp_path)
-    assert "no committed weights" in verify(tmp_path, RUN).problems[0]
     assert "run other is not known" in verify(tmp_path, "other").problems[0]
     run.store.close()
     (tmp_path / FILE).write_bytes(b"\0" * 5000)
     assert "lab.sqlite" in verify(tmp_path, RUN).problems[0]
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_run_without_a_committed_round_has_nothing_to_verify_and_no_problem(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    DiskRun(tmp_path)
+    assert main([RUN, "--state-dir", str(tmp_path), *options]) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert "has no committed round: nothing to verify" in said.err
+
+
+def test_a_run_whose_commits_were_removed_does_not_hold(tmp_path: Path) -> None:
+    run = finished(tmp_path)
+    head = run.store.last_commit(RUN).entry_hash  # type: ignore[union-attr]
+    run.store.close()
+    with sqlite3.connect(tmp_path / FILE) as db:
+        db.execute("DELETE FROM commits")
+    assert "its weights are not in the store" in verify(tmp_path, RUN, head=head).problems[0]
 
 
 def test_as_a_command_it_prints_and_exits_as_scripts_expect(

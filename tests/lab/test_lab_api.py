@@ -70,6 +70,13 @@ def test_a_cut_line_is_taken_up_after_the_last_event(view: RunView) -> None:
     assert asked == [None, "4", "4"]
 
 
+def test_runs_stay_in_the_aggregators_order_whatever_its_clock_said(view: RunView) -> None:
+    runs = [view.model_copy(update={"id": name, "created": at}) for name, at in (("b", 9.0), ("a", 3.0))]
+    body = [run.model_dump(mode="json") for run in runs]
+    with api_of(lambda _: httpx.Response(200, json=body)) as api:
+        assert [run.id for run in api.runs()] == ["b", "a"]
+
+
 def test_watching_gives_up_when_nobody_answers_for_long() -> None:
     def handler(_: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused")

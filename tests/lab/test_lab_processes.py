@@ -236,8 +236,9 @@ def test_a_replay_ends_with_the_same_weights(finished: Finished) -> None:
 def test_ctrl_c_leaves_nothing_even_of_frozen_workers_and_resume_ends_with_the_same_weights(
     finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    runs = tmp_path / "runs"
-    running = begin("run", finished.experiment, "--workers", "2", "--runs-dir", runs)
+    runs, experiment = tmp_path / "runs", tmp_path / "impatient.toml"
+    experiment.write_text(SMALL.replace("count = 30", "count = 30\nwait_for_workers = 0.5"))
+    running = begin("run", experiment, "--workers", "2", "--runs-dir", runs)
     running.wait_for("TensorFlow is being imported")
     workers = [one(runs, "worker-1"), one(runs, "worker-2")]
     running.wait_for("4 in")  # the first round's line
@@ -246,7 +247,7 @@ def test_ctrl_c_leaves_nothing_even_of_frozen_workers_and_resume_ends_with_the_s
 
     assert run_app(["status", "--runs-dir", str(runs)]) == 0
     assert "worker-2" in capsys.readouterr().out
-    assert run_app(["run", str(finished.experiment), "--runs-dir", str(runs)]) == 2
+    assert run_app(["run", str(experiment), "--runs-dir", str(runs)]) == 2
     assert capsys.readouterr().err.startswith("lab: another lab is using")
 
     before = time.monotonic()

@@ -68,8 +68,7 @@ class Api:
 
     def runs(self) -> list[RunView]:
         """Oldest first."""
-        runs = _parsed(_RUNS, self._json("GET", "/v1/runs"))
-        return sorted(runs, key=lambda run: (run.created, run.id))
+        return _parsed(_RUNS, self._json("GET", "/v1/runs"))
 
     def run(self, run: RunId) -> RunDetail:
         return _parsed(_DETAIL, self._json("GET", f"/v1/runs/{run}"))
@@ -80,8 +79,9 @@ class Api:
     def stop(self, run: RunId) -> None:
         self._json("POST", f"/v1/runs/{run}/stop")
 
-    def resume(self, run: RunId) -> None:
-        self._json("POST", f"/v1/runs/{run}/resume")
+    def resume(self, run: RunId, start_workers: int | None = None) -> None:
+        params = {} if start_workers is None else {"start_workers": start_workers}
+        self._json("POST", f"/v1/runs/{run}/resume", params=params)
 
     def ledger(self, run: RunId) -> Any:
         """The entries as JSON, oldest first."""

@@ -224,9 +224,11 @@ def _locked(folders: Folders) -> Iterator[IO[str]]:
         folders.state.mkdir(parents=True, exist_ok=True)
         file = (folders.state / "lab.json").open("a+", encoding="utf-8")
     except OSError as error:
-        raise InvalidSetting(
-            f"{folders.runs}: {error.strerror}: choose another folder with --runs-dir"
-        ) from None
+        there = folders.state.is_dir()  # the runs that are meant are in it, and looking at them writes, too
+        mend = (
+            "copy it to where it can be written to, and name the copy" if there else "choose another folder"
+        )
+        raise InvalidSetting(f"{folders.runs}: {error.strerror}: {mend} with --runs-dir") from None
     with file:
         if not _try_lock(file):
             raise NotPossible(

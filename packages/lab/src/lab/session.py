@@ -115,8 +115,8 @@ class Session:
         progress = self._begin(detail.experiment)
         with self._lab() as (api, lab):
             self.run = detail.id
-            if detail.state in ENDED or detail.state == "paused":
-                api.resume(detail.id)
+            if lab is not None or detail.state in ENDED or detail.state == "paused":
+                api.resume(detail.id, start_workers=len(self.nodes) or None)
             progress.shown = detail.round
             detail = self._follow(api, lab, detail.id, progress)
         self.show.end()
@@ -161,7 +161,7 @@ class Session:
         return detail
 
     def _set_aside_others(self, api: Api, run: RunId) -> None:
-        """Runs that an earlier lab left unfinished would come first, and take these workers."""
+        """Runs that an earlier lab left unfinished are not under way, and are not to look so."""
         for view in api.runs():
             if view.id != run and view.state not in ENDED:
                 api.stop(view.id)

@@ -23,6 +23,7 @@ from aggregator.points import Points
 from aggregator.recover import Known
 from aggregator.rounds import Rounds
 from aggregator.rows import RunRow
+from aggregator.stopwatch import Stopwatch
 
 
 @dataclass
@@ -41,7 +42,7 @@ class ActiveRun:
     head: Digest | None = None
     first_order: Seconds | None = None
     begun: tuple[int, int] = (-1, 0)  # round and trial under way, as recorded
-    started: Seconds = 0.0  # of its first trial: wall clock, when its first orders were given
+    watch: Stopwatch = field(default_factory=Stopwatch)  # of the round under way
     bytes_down: int = 0  # since the last commit
     took_part: set[WorkerId] = field(default_factory=set)
     sent: dict[WorkerId, Digest] = field(default_factory=dict)  # the global message that each had last
@@ -57,8 +58,9 @@ class ActiveRun:
             run.head = commit.entry_hash
         run.messages = {commit.round: commit.message for commit in known.commits[-2:]}
         run.first_order = known.row.first_order
-        if known.begun is not None:
-            run.begun, run.started = (known.begun.round, known.begun.trial), known.begun.started
+        if (taken := known.taken) is not None:
+            run.begun = (known.recovered.committed + 1, known.begun.trial if known.begun else 0)
+            run.watch, run.bytes_down = Stopwatch(taken.started, taken.seconds), taken.bytes_down
         run.took_part = set(known.workers)
         run.describe()
         return run

@@ -33,7 +33,7 @@ class Driver(Protocol):
 
     async def handle(self, event: Event) -> None: ...
 
-    async def not_closed(self, error: Exception) -> None: ...
+    async def not_written(self, error: Exception) -> None: ...
 
 
 class Closing:
@@ -62,14 +62,16 @@ class Closing:
     def begin(self, close: Close) -> None:
         """Said again while it is being carried out, it changes nothing."""
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._fold(close, self._clock.wall()))
+            watch, now = self._run.watch, self._clock.monotonic()
+            watch.go_on(now, self._clock.wall())
+            self._task = asyncio.get_running_loop().create_task(self._fold(close, watch.read(now)))
 
     def cancel(self) -> None:
         for task in (self._task, self._tidying):
             if task is not None:
                 task.cancel()
 
-    async def _fold(self, close: Close, began: Seconds) -> None:
+    async def _fold(self, close: Close, clients: Seconds) -> None:
         run = self._run
         try:
             if self._tidying is not None:
@@ -87,14 +89,15 @@ class Closing:
             fault = error
             await self._turns.submit(lambda: self._failed(fault))
             return
-        await self._turns.submit(lambda: self._commit(planned, outcome, began))
+        await self._turns.submit(lambda: self._commit(planned, outcome, clients))
 
-    async def _commit(self, planned: commit.Closing, outcome: commit.Outcome, began: Seconds) -> None:
+    async def _commit(self, planned: commit.Closing, outcome: commit.Outcome, clients: Seconds) -> None:
         run, close = self._run, planned.close
         if run.machine.phase is Phase.ENDED:  # stopped meanwhile: a resume closes the round anew
             self._task = None
             return
-        times = commit.Times(run.started, began, self._clock.wall())
+        clock, watch = self._clock, run.watch
+        times = commit.Times(watch.started, clock.wall(), clients, watch.read(clock.monotonic()))
         try:
             write = self._storing.at_once if len(close.participants) <= FEW else self._storing.call
             record = await write(
@@ -112,7 +115,7 @@ class Closing:
 
     async def _failed(self, error: Exception) -> None:
         self._task = None
-        await self._driver.not_closed(error)
+        await self._driver.not_written(error)
 
     async def tidy(self, *, over: bool = False) -> None:
         """`over`: no update that is not committed will be. Where it fails, what is not needed stays until the

@@ -56,11 +56,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Times:
-    """Unix seconds: the round's first order issued, its last update in, and now."""
+    """Points in time (Unix seconds), and how long it was by the round's own clock."""
 
-    started: Seconds
-    closed: Seconds
+    started: Seconds  # its first order issued
     committed: Seconds
+    clients: Seconds  # until its last update was in
+    seconds: Seconds  # in all
 
 
 def plan_round(store: Store, files: RunFiles, row: RunRow, close: Close) -> Closing:
@@ -227,12 +228,9 @@ def _record(closing: Closing, weights: Digest, entry: Digest, times: Times, byte
         num_examples=examples,
         started=times.started,
         committed=times.committed,
-        seconds=max(times.committed - times.started, 0.0),
+        seconds=times.seconds,
         virtual_seconds=close.virtual_seconds,
-        phases={
-            "clients": max(times.closed - times.started, 0.0),
-            "aggregate": max(times.committed - times.closed, 0.0),
-        },
+        phases={"clients": times.clients, "aggregate": times.seconds - times.clients},
         bytes_up=sum(update.nbytes for update in accepted),
         bytes_down=bytes_down,
         workers=_by_worker(accepted),

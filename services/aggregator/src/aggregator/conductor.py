@@ -51,8 +51,9 @@ from aggregator.events import (
     Withdraw,
 )
 from aggregator.logs import note, trouble
-from aggregator.rows import Accepted, EvaluationRow
+from aggregator.rows import Accepted, EvaluationRow, Taken
 from aggregator.spool import Room
+from aggregator.stopwatch import Stopwatch
 from aggregator.store import Store
 from aggregator.threads import OneThread, StoreThread
 from aggregator.turns import Turns
@@ -225,12 +226,20 @@ class Conductor:
         gives = [command for command in commands if isinstance(command, Give)]
         issued = [(give.key, give.attempt, give.worker) for give in gives]
         rounds = [command for command in commands if isinstance(command, BeginRound)]
-        first = run.first_order is None and any(give.key.kind == "train" for give in gives)
+        trains = any(give.key.kind == "train" for give in gives)
+        first = run.first_order is None and trains
+        begun = [(round_.round, round_.trial) for round_ in rounds]
+        begun += [(0, 1) for give in gives if give.key.kind == "initialize"]
+        if begun and begun[-1][0] != run.begun[0]:  # a deadline that was missed is time that its round took
+            run.watch = Stopwatch()
+        if begun or trains:
+            run.watch.go_on(self.now, now)
+        taken = Taken(run.watch.started, run.watch.read(self.now), run.bytes_down)
 
         def record() -> None:
             with self._store.together():
                 for round_ in rounds:
-                    self._store.begin_round(run.id, round_.round, round_.trial, round_.cohort, now)
+                    self._store.begin_round(run.id, round_.round, round_.trial, round_.cohort, taken)
                 if issued:
                     self._store.issue(run.id, issued)
                 if first:
@@ -239,11 +248,7 @@ class Conductor:
         await self._storing.at_once(record)
         if first:
             run.first_order = now
-        begun = [(round_.round, round_.trial) for round_ in rounds]
-        begun += [(0, 1) for give in gives if give.key.kind == "initialize"]
         if begun and begun[-1] != run.begun:
-            if begun[-1][0] != run.begun[0]:  # a deadline that was missed is time that its round took
-                run.started = now
             run.begun = begun[-1]
             run.feed.run_changed()
         for give in gives:
@@ -252,7 +257,7 @@ class Conductor:
 
     async def _accept(self, delivery: Delivery) -> None:
         run, event, content = self.run, delivery.event, delivery.content
-        key, now = event.key, self._clock.wall()
+        key, taken = event.key, run.watch.read(self.now)
 
         def record() -> None:
             match content:
@@ -271,7 +276,8 @@ class Conductor:
                             nbytes=content.nbytes,
                             account=content.account,
                             state_digest=content.state_digest,
-                            received=now,
+                            seconds=taken,
+                            bytes_down=run.bytes_down,
                         ),
                     )
                 case CheckedInitial():
@@ -308,8 +314,8 @@ class Conductor:
 
     # --- what goes wrong ------------------------------------------------------------------------------------
 
-    async def not_closed(self, error: Exception) -> None:
-        """A round could not be folded or committed: for want of space it is tried again after a resume."""
+    async def not_written(self, error: Exception) -> None:
+        """An upload, or a round's fold or commit: what lacked space is tried again after a resume."""
         if isinstance(error, StorageFull):
             await self.handle(PauseAsked(how_to_resume(error, self.run.id), self.now))
         else:
@@ -317,8 +323,8 @@ class Conductor:
 
     def _doom(self, error: Exception) -> None:
         """The run cannot go on: it fails, in a turn of its own, with what was found."""
-        trouble("the run cannot go on", error, run=self.run.id)
         if self._doomed is None:
+            trouble("the run cannot go on", error, run=self.run.id)
             self._doomed = str(error) or type(error).__name__
             self._turns.post(self._fail)
 
@@ -333,6 +339,8 @@ class Conductor:
         """A store that fails must not keep a run from showing that it is paused."""
         run = self.run
         run.shown, run.reason = state, reason
+        if run.paused:
+            run.watch.stop(self.now)
         run.feed.run_changed()
         run.points.event("run", state + (f": {reason}" if reason else ""), run.id, run.done)
         note("run " + state, run=run.id, reason=reason, round=run.done)

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from roundtable.errors import StorageFull
+from roundtable.errors import CorruptStore, StorageFull
 
 Place: TypeAlias = str | os.PathLike[str]
 
@@ -26,15 +26,24 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 @contextmanager
 def failing_disk_is_storage_full(place: Place) -> Iterator[None]:
     """Turns the system's errors into StorageFull: no space left, or a disk that has become read-only or is
-    gone. All of them can pass.
+    gone. All of them can pass; a folder that somebody has removed does not come back: CorruptStore.
     """
     try:
         yield
     except OSError as error:
+        if (folder := _removed(error, place)) is not None:
+            raise CorruptStore(f"{folder} is gone: put it back from a copy, then resume the run") from None
         full = error.errno in _FULL  # quotas and limits, too
         fault = f"no space left for {place}" if full else f"{place} cannot be written ({error.strerror})"
         mend = "free some" if full else "mend that"
         raise StorageFull(f"{fault}: {mend}, then resume the run; nothing accepted is lost") from None
+
+
+def _removed(error: OSError, place: Place) -> Path | None:
+    if error.errno != errno.ENOENT:
+        return None
+    named = (name for name in (error.filename, error.filename2, place) if name is not None)
+    return next((folder for folder in (Path(name).parent for name in named) if not folder.is_dir()), None)
 
 
 def settle(part: Place, place: Place, *, power: bool) -> None:

@@ -13,7 +13,7 @@ from roundtable.strategy.part import Seen
 from roundtable.types import ClientId, Digest, RunId, Seconds, WorkerId
 
 from aggregator.events import Key
-from aggregator.rows import Accepted, CommitRow, OpenRound, RunRow
+from aggregator.rows import Accepted, CommitRow, OpenRound, RunRow, Taken
 from aggregator.store import Store
 from aggregator.terms import Issued, Recovered, Settings
 
@@ -27,6 +27,7 @@ class Known:
     commits: tuple[CommitRow, ...]
     states: Mapping[ClientId, Digest]
     begun: OpenRound | None
+    taken: Taken | None  # by the round after the last committed one, so far
     workers: frozenset[WorkerId]  # that were ever asked for something
 
 
@@ -66,7 +67,8 @@ def recover(store: Store, run: RunId) -> Known:
         history=_history(store, run, commits, row.experiment.clients.count),
     )
     workers = frozenset(attempt.worker for attempt in attempts)
-    return Known(row, recovered, commits, store.client_states(run), begun, workers)
+    taken = store.taken(run, committed + 1)
+    return Known(row, recovered, commits, store.client_states(run), begun, taken, workers)
 
 
 def _arrivals(row: RunRow, updates: Mapping[ClientId, Accepted]) -> dict[ClientId, Seconds]:

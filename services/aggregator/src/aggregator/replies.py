@@ -6,7 +6,16 @@ import asyncio
 from typing import Final
 
 from fastapi import Request
-from roundtable.errors import InvalidInput, InvalidPayload, NotAsked, Refused, Stale, StorageFull, Unknown
+from roundtable.errors import (
+    CorruptStore,
+    InvalidInput,
+    InvalidPayload,
+    NotAsked,
+    Refused,
+    Stale,
+    StorageFull,
+    Unknown,
+)
 from roundtable.messages import OrderResult, UpdateReply
 from roundtable.types import OrderId, WorkerId
 
@@ -39,7 +48,8 @@ class Replies:
     async def upload(self, worker: WorkerId, order: OrderId, request: Request) -> UpdateReply:
         """Accept it; then wait for what the worker is to do next, as long as the request's WAIT header says.
 
-        Raises Unknown, Stale, NotAsked, Superseded, AlreadyAccepted, InvalidPayload, StorageFull.
+        Raises Unknown, Stale, NotAsked, Superseded, AlreadyAccepted, InvalidPayload, StorageFull,
+        CorruptStore.
         """
         try:
             duplicate = await self._accept(worker, order, request)
@@ -97,10 +107,10 @@ class Replies:
         except InvalidPayload as error:
             note("upload refused", worker=worker, order=order, detail=str(error))
             raise
-        except StorageFull as error:
+        except (StorageFull, CorruptStore) as error:
             fault = error
             if not run.paused:
-                await self._turns.submit(lambda: self._runs.pause(run.id, fault))
+                await self._turns.submit(lambda: self._runs.not_written(run.id, fault))
             raise
         finally:
             if room is not None and not delivered:

@@ -41,7 +41,15 @@ class OpenRound:
     round: int
     trial: int
     cohort: tuple[ClientId, ...]
-    started: Seconds  # its first trial
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a round had taken by the last thing that was recorded in it."""
+
+    started: Seconds  # its first trial: wall clock
+    seconds: Seconds
+    bytes_down: int
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,8 @@ class Accepted:
     nbytes: int
     account: Account
     state_digest: Digest | None
-    received: Seconds
+    seconds: Seconds  # that the round had taken by then
+    bytes_down: int  # that had been sent in it
 
 
 @dataclass(frozen=True)
@@ -194,7 +203,8 @@ def accepted_row(row: sqlite3.Row) -> Accepted:
         row["nbytes"],
         Account.model_validate_json(row["account"]),
         row["state_digest"],
-        row["received"],
+        row["seconds"],
+        row["bytes_down"],
     )
 
 

@@ -20,7 +20,7 @@ from aggregator.clock import Clock
 from aggregator.commit import tidy
 from aggregator.conductor import Conductor, how_to_resume
 from aggregator.desk import Desk
-from aggregator.events import End, Event, PauseAsked, ResumeAsked, Started, StopAsked, WorkerArrived
+from aggregator.events import End, Event, ResumeAsked, Started, StopAsked, WorkerArrived
 from aggregator.facts import Phase
 from aggregator.feed import Feed, LabFeed, numbers
 from aggregator.files import RunFiles
@@ -66,6 +66,7 @@ class Runs:
         self.folding = OneThread("fold")
         self.active: Conductor | None = None
         self._feeds: dict[RunId, Feed] = {}  # of runs that have not ended
+        self._held: set[RunId] = set()  # left unfinished: begun once somebody asks for them
         self._versions = numbers(clock)
         self.lab = LabFeed(clock, self._versions, self.views, workers, lambda: self._feeds.values())
         look = lambda: turns.post(self._start_next)  # noqa: E731
@@ -129,10 +130,14 @@ class Runs:
     # --- turns ----------------------------------------------------------------------------------------------
 
     async def begin(self, first: First | None = None) -> None:
-        """At the start of the process: whatever was under way goes on; `first`: what is to be run else."""
+        """At the start of the process: whatever was under way goes on, unless its workers are gone for good;
+        `first`: what is to be run else.
+        """
         for row in await self.storing.call(self.store.runs):
             if row.state not in ENDED:
                 await self._open_feed(row)
+                if not self._settings.workers_outlive_it:
+                    self._held.add(row.id)
         if first is not None:
             view, new = await self.create(first.request, first.gathering)
             if not new:
@@ -161,18 +166,20 @@ class Runs:
         """
         experiment = request.experiment
         _check_participants(request)
-        if gathering is None and request.start_workers is not None:
-            gathering = Gathering(request.start_workers, patience=PATIENCE)
+        gathering = gathering or _gathering(request.start_workers)
         if not request.again and request.participants is None:
             known = await self.storing.call(self.store.runs_of, experiment.digest)
             if known := [row for row in known if row.participants is None]:
-                if (
+                last = known[-1]
+                if last.id in self._held:
+                    await self._let_begin(last.id, gathering)
+                elif (
                     gathering is not None
-                    and known[-1].state in ("queued", "waiting")
-                    and (self.live is None or self.live.id != known[-1].id)
+                    and last.state in ("queued", "waiting")
+                    and (self.live is None or self.live.id != last.id)
                 ):
-                    self._lobby.expect(known[-1].id, gathering)
-                return await self.view(known[-1].id), False
+                    self._lobby.expect(last.id, gathering)
+                return await self.view(last.id), False
         created = self._clock.wall()
         stamp = datetime.fromtimestamp(created, timezone.utc).strftime("%Y%m%d-%H%M%S")
 
@@ -193,12 +200,18 @@ class Runs:
 
         row = await self.storing.call(insert)
         await self._open_feed(row)
-        if gathering is not None:
-            self._lobby.expect(row.id, gathering)
         note("run created", run=row.id)
+        await self._let_begin(row.id, gathering)
+        return await self.view(row.id), True
+
+    async def _let_begin(self, run: RunId, gathering: Gathering | None) -> None:
+        """When its turn comes, and those are there whom `gathering` waits for."""
+        self._held.discard(run)
+        self._lobby.forget(run)
+        if gathering is not None:
+            self._lobby.expect(run, gathering)
         if self.active is None:
             await self._start_next()
-        return await self.view(row.id), True
 
     async def stop(self, run: RunId) -> RunView:
         """Raises Unknown; NotPossible for one that is over; StorageFull where it cannot be recorded."""
@@ -213,12 +226,14 @@ class Runs:
             if self.active is conductor and machine.phase is Phase.ENDED:
                 raise StorageFull(conductor.run.reason or "")
         else:
-            await self._record_end(run, "stopped", "stopped by hand before it began")
+            begun = "" if view.first_order is not None else " before it began"
+            await self._record_end(run, "stopped", "stopped by hand" + begun)
+            self._held.discard(run)
             self._lobby.forget(run)
             await self._start_next()
         return await self.view(run)
 
-    async def resume(self, run: RunId) -> RunView:
+    async def resume(self, run: RunId, start_workers: int | None = None) -> RunView:
         """Raises Unknown, NotPossible."""
         view = await self.view(run)
         if view.state == "finished":
@@ -230,11 +245,9 @@ class Runs:
         elif view.state in ENDED:
             await self.storing.call(self.store.set_run_state, run, "queued")
             await self._open_feed(await self.storing.call(self.store.run, run))
-            if self.active is None:
-                await self._start_next()
-        elif self.active is None:  # there was no room for it to begin, or it is not to wait any longer
-            self._lobby.forget(run)
-            await self._start_next()
+            await self._let_begin(run, _gathering(start_workers))
+        elif self.active is None or run in self._held:  # or no room to begin, or it is to wait no longer
+            await self._let_begin(run, _gathering(start_workers))
         else:
             raise NotPossible(f"run {run} is {view.state}: its turn comes when the run before it has ended")
         return await self.view(run)
@@ -268,17 +281,19 @@ class Runs:
             live.feed.run_changed()
             note("run waiting", run=live.id, reason=reason)
 
-    async def pause(self, run: RunId, error: StorageFull) -> None:
+    async def not_written(self, run: RunId, error: StorageFull | CorruptStore) -> None:
+        """An upload to it could not be."""
         if self.active is not None and self.active.run.id == run:
-            await self.active.handle(PauseAsked(how_to_resume(error, self.active.run.id), self.active.now))
+            await self.active.not_written(error)
 
     async def _start_next(self) -> None:
         """The run that was under way when the process last ended, else the oldest in the queue."""
         while self.active is None:
-            rows = [row for row in await self.storing.call(self.store.runs) if row.state not in ENDED]
+            rows = await self.storing.call(self.store.runs)
+            rows = [row for row in rows if row.state not in ENDED and row.id not in self._held]
             if not rows:
                 return
-            row = min(rows, key=lambda row: (row.state == "queued", row.created))
+            row = min(rows, key=lambda row: row.state == "queued")
             if not await self._lobby.gathered(row.id):
                 return
             try:
@@ -371,6 +386,10 @@ class Runs:
             self._clock, lambda: view, self._workers, self._versions, changed=self.lab.ring
         )
         self.lab.runs_changed()
+
+
+def _gathering(workers: int | None) -> Gathering | None:
+    return None if workers is None else Gathering(workers, patience=PATIENCE)
 
 
 def _check_participants(request: CreateRun) -> None:

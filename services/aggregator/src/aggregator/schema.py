@@ -2,11 +2,11 @@
 
 from typing import Final
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 SCHEMA: Final = """
 CREATE TABLE runs (
-    id TEXT PRIMARY KEY,
+    id TEXT NOT NULL PRIMARY KEY,
     experiment TEXT NOT NULL,               -- JSON
     experiment_hash TEXT NOT NULL,
     participants TEXT,                      -- JSON, replay only: who takes part, round by round
@@ -19,15 +19,17 @@ CREATE TABLE runs (
     initialized TEXT,                       -- messages.Initialized as JSON, with it
     pinned TEXT NOT NULL DEFAULT '{}',      -- JSON: node name → client
     environment TEXT NOT NULL DEFAULT '{}'  -- JSON: versions and machine
-) WITHOUT ROWID;
-CREATE INDEX runs_by_experiment ON runs (experiment_hash, created);
+);                                          -- with a rowid: which run is the older, whatever the clock said
+CREATE INDEX runs_by_experiment ON runs (experiment_hash);
 
 CREATE TABLE rounds (                       -- every sample that was drawn; one is open at most
     run TEXT NOT NULL REFERENCES runs ON DELETE CASCADE,
     round INTEGER NOT NULL,
     trial INTEGER NOT NULL,
     cohort TEXT NOT NULL,                   -- JSON: clients asked
-    started REAL NOT NULL,
+    started REAL NOT NULL,                  -- the round, with its first trial
+    seconds REAL NOT NULL,                  -- that the round had taken when this trial began
+    bytes_down INTEGER NOT NULL,            -- and what had been sent
     state TEXT NOT NULL CHECK (state IN ('open', 'discarded', 'committed')),
     PRIMARY KEY (run, round, trial)
 ) WITHOUT ROWID;
@@ -57,7 +59,8 @@ CREATE TABLE updates (                      -- accepted ones: in the spool befor
     nbytes INTEGER NOT NULL,
     account TEXT NOT NULL,                  -- messages.Account as JSON
     state_digest TEXT,
-    received REAL NOT NULL,
+    seconds REAL NOT NULL,                  -- that the round had taken when it was accepted
+    bytes_down INTEGER NOT NULL,            -- and what had been sent
     PRIMARY KEY (run, round, trial, client)
 ) WITHOUT ROWID;
 

@@ -34,7 +34,7 @@ class ServiceSettings(BaseSettings):
     )  # where `lab` leaves RUN/report.html, to be shown
     join_token_file: Path | None = Field(None, alias="JOIN_TOKEN_FILE")  # default STATE_DIR/tokens/join
     admin_token_file: Path | None = Field(None, alias="ADMIN_TOKEN_FILE")  # default STATE_DIR/tokens/admin
-    workers_outlive_it: bool = Field(True, alias="WORKERS_OUTLIVE_AGGREGATOR")  # not those of a native lab
+    workers_outlive_it: bool = Field(True, alias="WORKERS_OUTLIVE_AGGREGATOR")  # not a native lab's
     lost_after: Positive = Field(15.0, alias="LOST_AFTER")  # seconds of silence
     poll_seconds: Positive = Field(POLL_SECONDS, le=60, alias="POLL_SECONDS")
     upload_stall_seconds: Positive = Field(30.0, alias="UPLOAD_STALL_SECONDS")  # without a byte

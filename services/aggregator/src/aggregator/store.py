@@ -30,6 +30,7 @@ from aggregator.rows import (
     EvaluationRow,
     OpenRound,
     RunRow,
+    Taken,
     Wanted,
     WorkerRow,
     accepted_row,
@@ -111,15 +112,15 @@ class Store:
         return run_row(row)
 
     def runs(self) -> list[RunRow]:
-        """All of them, oldest first."""
-        return [run_row(row) for row in self._db.all("SELECT * FROM runs ORDER BY created, id")]
+        """All of them, oldest first: in the order in which they were made."""
+        return [run_row(row) for row in self._db.all("SELECT * FROM runs ORDER BY rowid")]
 
     def runs_of(self, experiment_hash: Digest) -> list[RunRow]:
         """Those of the same experiment, oldest first."""
         return [
             run_row(row)
             for row in self._db.all(
-                "SELECT * FROM runs WHERE experiment_hash = ? ORDER BY created, id", experiment_hash
+                "SELECT * FROM runs WHERE experiment_hash = ? ORDER BY rowid", experiment_hash
             )
         ]
 
@@ -154,16 +155,25 @@ class Store:
     # --- the round under way --------------------------------------------------------------------------------
 
     def begin_round(
-        self, run: RunId, round_number: int, trial: int, cohort: Sequence[ClientId], started: Seconds
+        self, run: RunId, round_number: int, trial: int, cohort: Sequence[ClientId], taken: Taken
     ) -> None:
-        """Any other open round is discarded, updates and all. Said again, it changes nothing."""
+        """`taken`: by the trials before this one. Any other open round is discarded, updates and all. Said
+        again, it changes nothing."""
         with self._db.transaction():
             self._discard(run, but=(round_number, trial))
             self._db.write(
-                "INSERT INTO rounds VALUES (?, ?, ?, ?, ?, 'open') ON CONFLICT DO UPDATE"
-                " SET cohort = excluded.cohort, started = excluded.started, state = 'open'"
-                " WHERE state = 'discarded'",
-                (run, round_number, trial, _json(tuple(cohort)), started),
+                "INSERT INTO rounds VALUES (?, ?, ?, ?, ?, ?, ?, 'open') ON CONFLICT DO UPDATE"
+                " SET cohort = excluded.cohort, started = excluded.started, seconds = excluded.seconds,"
+                " bytes_down = excluded.bytes_down, state = 'open' WHERE state = 'discarded'",
+                (
+                    run,
+                    round_number,
+                    trial,
+                    _json(tuple(cohort)),
+                    taken.started,
+                    taken.seconds,
+                    taken.bytes_down,
+                ),
             )
 
     def discard_open_round(self, run: RunId) -> None:
@@ -183,14 +193,24 @@ class Store:
 
     def open_round(self, run: RunId) -> OpenRound | None:
         row = self._db.one(
-            "SELECT round, trial, cohort, (SELECT min(started) FROM rounds AS any_trial"
-            " WHERE any_trial.run = rounds.run AND any_trial.round = rounds.round) AS started"
-            " FROM rounds WHERE run = ? AND state = 'open' ORDER BY round DESC, trial DESC",
+            "SELECT round, trial, cohort FROM rounds"
+            " WHERE run = ? AND state = 'open' ORDER BY round DESC, trial DESC",
             run,
         )
         if row is None:
             return None
-        return OpenRound(row["round"], row["trial"], tuple(json.loads(row["cohort"])), row["started"])
+        return OpenRound(row["round"], row["trial"], tuple(json.loads(row["cohort"])))
+
+    def taken(self, run: RunId, round_number: int) -> Taken | None:
+        """By all of the round's trials; None where it has not begun."""
+        row = self._db.one(
+            "SELECT min(started), max(seconds), max(bytes_down) FROM ("
+            "SELECT started, seconds, bytes_down FROM rounds WHERE run = ?1 AND round = ?2"
+            " UNION ALL SELECT NULL, seconds, bytes_down FROM updates WHERE run = ?1 AND round = ?2)",
+            run,
+            round_number,
+        )
+        return None if row is None or row[0] is None else Taken(*row)
 
     def trials(self, run: RunId, round_number: int) -> int:
         """How many samples were drawn for the round."""
@@ -226,7 +246,7 @@ class Store:
         """Its file is in the spool (Spool.accept): now it counts. A second one: NotPossible."""
         try:
             self._db.write(
-                "INSERT INTO updates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO updates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     run,
                     update.round,
@@ -238,7 +258,8 @@ class Store:
                     update.nbytes,
                     update.account.model_dump_json(),
                     update.state_digest,
-                    update.received,
+                    update.seconds,
+                    update.bytes_down,
                 ),
             )
         except sqlite3.IntegrityError:

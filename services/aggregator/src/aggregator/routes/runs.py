@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import TypeAdapter
 from roundtable import experiment as experiments
@@ -129,10 +130,13 @@ async def stop(request: Request, run: RunId) -> Response:
     response_model=RunView,
     openapi_extra=ADMIN,
 )
-async def resume(request: Request, run: RunId) -> Response:
-    """Go on with a stopped, failed or paused run."""
+async def resume(
+    request: Request, run: RunId, start_workers: Annotated[int | None, Query(ge=1)] = None
+) -> Response:
+    """Go on with a stopped, failed or paused run; with `start_workers` once so many are there, or 30 s after
+    the first."""
     service = service_of(request)
-    return json_of(await service.turns.submit(lambda: service.runs.resume(run)))
+    return json_of(await service.turns.submit(lambda: service.runs.resume(run, start_workers)))
 
 
 @router.get("/v1/runs/{run}/ledger", dependencies=[Depends(check_reader)], openapi_extra=READ)

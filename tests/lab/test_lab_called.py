@@ -16,8 +16,9 @@ from lab.live import Silent
 from lab.native import Folders, Node, native, plain_nodes
 from lab.options import _complete_run
 from lab.place import Place
-from lab.running import _interrupted
+from lab.running import _interrupted, _suggest
 from lab.session import Session, repeats
+from roundtable.messages import RunDetail
 
 LAB = Path(sys.executable).with_name("lab")
 
@@ -107,10 +108,44 @@ def test_what_is_suggested_has_the_options_that_this_command_had() -> None:
     assert (Place(Folders()).options, Place(Folders()).working) == ("", "")
     assert place.options == " --runs-dir 'my runs'"
     there = Place(Folders(tasks=Path("t")), "http://h:1", Path("my token"))
+    watched = _interrupted(Session(there, Silent(), 0.0, run="r1"))[1:]
+    assert [line.partition("lab ")[2] for line in watched] == [
+        "stop r1 --url http://h:1 --admin-token-file 'my token'",
+        "status --url http://h:1 --admin-token-file 'my token'",
+    ]
     assert repeats("r1", there, plain_nodes(3)).startswith(
         ".venv/bin/lab run runs/r1/experiment.toml --again"
     )
     assert there.working == " --url http://h:1 --admin-token-file 'my token' --tasks-dir t"
+
+
+@pytest.mark.parametrize(("kind", "harder"), [("iid", True), ("dirichlet", False)])
+def test_the_demo_suggests_a_harder_partition_unless_it_has_one(
+    detail: RunDetail, capsys: pytest.CaptureFixture[str], kind: str, harder: bool
+) -> None:
+    partition = {"kind": kind} | ({} if harder else {"alpha": 0.1})
+    demo = detail.experiment.model_validate(
+        detail.experiment.model_dump(exclude={"partition"}) | {"name": "demo", "partition": partition}
+    )
+    session = Session(Place(Folders()), Silent(), 0.0)
+    _suggest(detail.model_copy(update={"name": "demo", "experiment": demo}), session)
+    told = capsys.readouterr().out
+    assert ("dirichlet" in told, f"replay {detail.id}" in told) == (harder, not harder)
+    assert f"verify {detail.id}\n" in told and "latest" not in told
+
+
+def test_completion_that_a_shell_will_not_find_is_said_to_need_lab_on_path(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = checkout / ".venv/bin/lab"
+    monkeypatch.setenv("HOME", str(checkout))
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    monkeypatch.setattr(sys, "argv", [str(program)])
+    for path, told in (("/usr/bin:/bin", True), (f"{program.parent}:/usr/bin:/bin", False)):
+        monkeypatch.setenv("PATH", path)
+        with pytest.raises(SystemExit):
+            run_app(["--install-completion", "zsh"])
+        assert ("works once `lab` is on PATH" in capsys.readouterr().err) is told
 
 
 def test_runs_without_results_are_completed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,12 +16,13 @@ from lab.api import Api
 from lab.commands import run_app
 from lab.exits import Exit, exit_of
 from lab.live import Plain
-from lab.native import Folders
+from lab.native import Folders, native
 from lab.place import Place
 from lab.running import _conduct
 from lab.session import Outcome, Session
 from lab.stdout import Stdout
 from rich.console import Console
+from roundtable import experiment as experiments
 from roundtable.errors import (
     CorruptStore,
     InvalidExperiment,
@@ -32,7 +33,7 @@ from roundtable.errors import (
     Unknown,
     Unreachable,
 )
-from roundtable.messages import RunDetail
+from roundtable.messages import CreateRun, RunDetail
 
 from tests.lab.studies import tiny
 
@@ -368,6 +369,40 @@ def test_a_replay_of_a_run_without_a_round_is_one_line_and_starts_nothing(
         Exit.BAD_INPUT,
         f"lab: run {failed.id} (failed) has no committed round: nothing to replay\n",
     )
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_run_stopped_before_its_first_weights_is_not_said_to_fail_its_check(
+    good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    with native(Folders(tmp_path)) as lab, lab.api() as api:
+        run = api.create(CreateRun(experiment=experiments.load(good)))[0].id
+        api.stop(run)
+        for where in (["--runs-dir", tmp_path], ["--url", lab.url]):
+            assert refused(capsys, "verify", run, *where, *options) == (
+                Exit.BAD_INPUT,
+                f"lab: run {run} (stopped) has no committed round: nothing to verify\n",
+            )
+
+
+def test_an_interrupt_amid_the_imports_is_quiet() -> None:
+    """Pydantic tells a KeyboardInterrupt while it builds a schema as a SchemaError."""
+    script = """if True:
+        import signal, sys, time
+        class Pydantic:
+            def find_spec(self, name, path=None, target=None):
+                if name == "lab.commands":
+                    try:
+                        signal.raise_signal(signal.SIGINT)
+                        time.sleep(10)
+                    except KeyboardInterrupt:
+                        raise RuntimeError("schema")
+        sys.meta_path.insert(0, Pydantic())
+        from lab.cli import main
+        main()
+    """
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (Exit.INTERRUPTED, "", "")
 
 
 def test_help_names_the_exit_codes_and_every_command_has_words(capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,6 +48,14 @@ def test_final_figures_are_those_of_the_rounds(result: Result, detail: RunDetail
     assert final.weights_hash == detail.history[-1].weights_hash
 
 
+def test_a_clock_that_was_set_back_makes_no_run_shorter_than_its_rounds(detail: RunDetail) -> None:
+    first = detail.model_copy(update={"first_order": 9000.0})
+    result = results.result_of(
+        first, environment=machine.here(), startup=Startup(), workers=(), partition=None, command="x"
+    )
+    assert result.final.seconds == result.final.round_seconds == pytest.approx(2.25)
+
+
 def test_a_run_without_a_committed_round_has_no_result(detail: RunDetail) -> None:
     empty = detail.model_copy(update={"history": (), "state": "failed", "reason": "no worker came"})
     with pytest.raises(InvalidInput, match="no worker came"):
@@ -119,13 +127,13 @@ def test_writing_again_keeps_the_logs(result: Result, tmp_path: Path) -> None:
 
 
 def test_a_folder_where_latest_should_point_is_told_and_the_results_are_there(
-    result: Result, tmp_path: Path
+    result: Result, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "latest/mine").mkdir(parents=True)
-    with pytest.raises(InvalidSetting) as caught:
-        results.write(tmp_path, result, no_page)
-    assert f"{tmp_path / 'latest'}: cannot be made to point to {result.run}" in str(caught.value)
-    assert str(caught.value).endswith(f"remove it; the results are in {tmp_path / result.run}/")
+    assert results.write(tmp_path, result, no_page) == tmp_path / result.run
+    told = capsys.readouterr().err
+    assert told.startswith(f"lab: {tmp_path / 'latest'}: cannot be made to point to {result.run}")
+    assert told.endswith(f"remove it; the results are in {tmp_path / result.run}/\n")
     assert {path.name for path in tmp_path.iterdir()} == {"latest", result.run}
     assert results.read(tmp_path / result.run) == result
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -38,7 +40,7 @@ def running(detail: RunDetail, workers: tuple[WorkerView, ...]) -> Progress:
     return progress
 
 
-@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("width", [60, 80, 120])
 def test_the_picture_fits_the_width_and_says_what_goes_on(running: Progress, width: int) -> None:
     running.died["worker-2"] = "Killed: " + "out of memory " * 20
     lines = drawn(running, width)
@@ -50,9 +52,11 @@ def test_the_picture_fits_the_width_and_says_what_goes_on(running: Progress, wid
         "training 1 client",
         "▲ died",
         "◌ starting",
+        "clients 0 2",
         "600 MB",
     ):
         assert words in text
+    assert [line.split()[0] for line in lines[-4:] if line] == ["worker-1", "worker-2", "worker-3"]
 
 
 @pytest.mark.parametrize("gone", ["left", "lost"])
@@ -149,8 +153,8 @@ def test_columns_line_up_with_their_heading(a_round: Callable[[int], RoundRecord
     line = round_line(a_round(3).model_copy(update={"late": 1, "lost": 2, "attempt": 2}))
     assert line.endswith("4 in, 1 late, 2 lost, try 2")
     assert line.index("4 in") == HEADING.index("clients")
-    assert len(line) <= 100
-    assert len(round_line(a_round(3))) <= 80
+    assert len(line) <= 80
+    assert len(round_line(a_round(3))) <= len(HEADING) <= 60
 
 
 def test_plain_lines_have_no_escape_codes_and_one_line_a_round(running: Progress) -> None:
@@ -207,6 +211,34 @@ def test_runs_left_unfinished_by_an_earlier_lab_are_called_interrupted(detail: R
     console.print(tables.runs([detail.model_copy(update={"state": "running"})], live=False))
     assert isinstance(console.file, io.StringIO)
     assert "interrupted" in console.file.getvalue()
+
+
+LONG = "20300101-120000-unequal-machines-of-cifar10"
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_where_a_terminal_is_narrow_the_names_of_runs_fold_and_nothing_else(
+    detail: RunDetail, width: int
+) -> None:
+    left = detail.model_copy(update={"id": LONG, "state": "running", "accuracy": 0.8})
+    console = Console(file=io.StringIO(), width=width)
+    console.print(tables.runs([left], live=False))
+    assert isinstance(console.file, io.StringIO)
+    heading, _, first, *more = [line for line in console.file.getvalue().splitlines() if line.strip()]
+    assert heading.split() == ["run", "state", "rounds", "accuracy", "created"]
+    name, *rest = first.split()
+    assert rest[:4] == ["interrupted", "3/3", "80.00", "%"]
+    assert name + "".join(map(str.strip, more)) == LONG
+
+
+def test_a_pipe_gets_tables_in_their_natural_width(detail: RunDetail) -> None:
+    view = detail.model_copy(update={"id": LONG, "accuracy": 0.8}).model_dump_json()
+    script = (
+        "import sys; from lab import options, tables; from roundtable.messages import RunDetail;"
+        "options.out.print(tables.runs([RunDetail.model_validate_json(sys.argv[1])]))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, view], capture_output=True, text=True, timeout=60)
+    assert f" {LONG}  finished     3/3   80.00 %" in done.stdout, done.stderr
 
 
 def test_a_partition_table_sums_rows_and_columns() -> None:

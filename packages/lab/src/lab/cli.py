@@ -22,7 +22,8 @@ def main() -> NoReturn:
 
         signals.install()
         fonts.house()
-        from lab.commands import run_app
+        with signals.final():  # pydantic, amid its imports, takes a KeyboardInterrupt for a fault in a schema
+            from lab.commands import run_app
 
         code = run_app(sys.argv[1:])
         sys.stdout.flush()

@@ -9,7 +9,7 @@ import typer
 from roundtable.errors import RoundtableError
 
 from lab import calibrate, looking, nodes, running
-from lab.called import as_called
+from lab.called import as_called, command
 from lab.exits import EXPLAINED, Exit, exit_of
 from lab.study import commands as studies
 
@@ -42,6 +42,10 @@ def run_app(arguments: Sequence[str]) -> int:
     try:
         code = app(args=list(arguments), prog_name="lab", standalone_mode=False)
         return int(code) if isinstance(code, int) else Exit.DONE
+    except SystemExit:
+        if "--install-completion" in arguments and command() != "lab":
+            print("In zsh and fish it works once `lab` is on PATH, which it is not here.", file=sys.stderr)
+        raise
     except RoundtableError as error:
         return _refuse(str(error), exit_of(error))
     except Exception as error:

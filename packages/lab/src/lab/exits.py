@@ -2,7 +2,8 @@
 
 0    done
 1    the run, its verification or its replay failed; or what was to be said cannot be written
-2    something that was given is wrong: an option, an experiment, a file, a token, a run's id
+2    something that was given is wrong: an option, an experiment, a file, a token, a run's id; or there is
+     nothing to verify, replay or export: a line on stderr and nothing on stdout, with --json too
 3    no aggregator answers, or it stopped answering
 130  interrupted, by Ctrl-C or because nobody reads any more what is said of a run
 """

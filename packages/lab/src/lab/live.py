@@ -30,7 +30,8 @@ MB = 1_000_000
 _ROWS = 12  # workers listed one by one
 _LOST_ROWS = 3  # and of those that are lost, below the others
 
-HEADING = f"{'round':>6}{'accuracy':>11}{'loss':>10}{'seconds':>10}{'MB up':>9}{'MB down':>9}  clients"
+# In 60 columns a plain round is one line.
+HEADING = f"{'round':>6}{'accuracy':>10}{'loss':>9}{'seconds':>9}{'MB up':>8}{'MB down':>9}  clients"
 
 
 class Show(Protocol):
@@ -156,8 +157,8 @@ def styled_round_line(record: RoundRecord) -> Text:
 def _figures(record: RoundRecord) -> str:
     loss = "–" if record.loss is None else f"{record.loss:.4f}"
     return (
-        f"{record.round:>6}{percent(record.accuracy):>11}{loss:>10}{record.seconds:>10.2f}"
-        f"{record.bytes_up / MB:>9.1f}{record.bytes_down / MB:>9.1f}"
+        f"{record.round:>6}{percent(record.accuracy):>10}{loss:>9}{record.seconds:>9.2f}"
+        f"{record.bytes_up / MB:>8.1f}{record.bytes_down / MB:>9.1f}"
     )
 
 
@@ -213,8 +214,10 @@ def workers_table(
     `pending`: clients whose updates of the round under way are not in yet.
     """
     table = Table.grid(padding=(0, 2))
-    for least, most in ((11, 18), (20, 24), (0, 22), (0, 8)):  # node, state, clients, memory: 80 columns
-        table.add_column(no_wrap=True, overflow="ellipsis", min_width=least, max_width=most)
+    table.add_column(no_wrap=True, overflow="ellipsis", min_width=11, max_width=18)  # node
+    table.add_column(no_wrap=True, overflow="ellipsis", min_width=20, max_width=24)  # state
+    table.add_column(max_width=22)  # clients: what gives way below 80 columns (`_cut`)
+    table.add_column(no_wrap=True)  # memory
     gone = died or {}
     by_node = {worker.node: worker for worker in workers}
     ours = [by_node.pop(node, node) for node in launched]
@@ -229,7 +232,7 @@ def workers_table(
     for row in (*others[:_ROWS], *(silent if len(silent) <= _LOST_ROWS else ())):
         node = row if isinstance(row, str) else row.node
         if node in gone:
-            table.add_row(f"  {node}", Text("▲ died", style=ORANGE), Text(gone[node], style="dim"), "")
+            table.add_row(f"  {node}", Text("▲ died", style=ORANGE), _cut(gone[node], "dim"), "")
         elif isinstance(row, str):
             table.add_row(f"  {node}", Text("◌ starting", style="dim"), "", "")
         else:
@@ -240,7 +243,10 @@ def workers_table(
     if len(silent) > _LOST_ROWS:
         shortest = min(worker.seen_seconds_ago for worker in silent)
         table.add_row(
-            f"  {len(silent)} workers", Text("▲ lost", style=ORANGE), f"silent {shortest:.0f} s or more", ""
+            f"  {len(silent)} workers",
+            Text("▲ lost", style=ORANGE),
+            _cut(f"silent {shortest:.0f} s or more"),
+            "",
         )
     return table
 
@@ -258,14 +264,19 @@ def pending(run: RunView | None) -> frozenset[ClientId]:
 
 def _standing(worker: WorkerView, pending: frozenset[ClientId]) -> tuple[Text | str, ...]:
     if worker.state == "lost":
-        return (Text("▲ lost", style=ORANGE), f"silent for {worker.seen_seconds_ago:.0f} s", "")
+        return (Text("▲ lost", style=ORANGE), _cut(f"silent for {worker.seen_seconds_ago:.0f} s"), "")
     if worker.state == "left":
         return (Text("○ left", style="dim"), "", "")
     return (
         _busy(worker, len(pending.intersection(worker.clients))),
-        _placed(worker),
+        _cut(_placed(worker)),
         Text(f"{worker.memory_bytes / MB:.0f} MB", style="dim") if worker.memory_bytes else "",
     )
+
+
+def _cut(words: str, style: str = "") -> Text:
+    """On one line, however narrow its column becomes."""
+    return Text(words, style, no_wrap=True, overflow="ellipsis")
 
 
 def _busy(worker: WorkerView, to_train: int) -> Text:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-out = Console(highlight=False, markup=False)  # what is printed holds paths and texts of a user's
+_TABLE = 140  # columns of the widest table there can be, of runs; a file or pipe is not to cut it
+# What is printed holds paths and texts of a user's.
+out = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _TABLE)
 RUNS, TASKS, DATASETS = Path("runs"), Path("tasks"), Path("datasets")
 
 ExperimentFile = Annotated[
@@ -86,7 +89,12 @@ Datasets = Annotated[Path, typer.Option("--datasets-dir", help="Data sets.")]
 Port = Annotated[
     int, typer.Option("--port", min=0, max=65535, help="For our own aggregator; 0: any free one.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, and nothing else, on stdout.")]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Print JSON for scripts, and nothing else, on stdout; a refusal is a line on stderr."
+    ),
+]
 NoLive = Annotated[bool, typer.Option("--no-live", help="Plain lines instead of the live view.")]
 
 

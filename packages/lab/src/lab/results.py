@@ -46,7 +46,7 @@ class Final(Value):
     metrics: dict[str, float]
     best_accuracy: float | None
     best_round: int | None
-    seconds: Seconds  # from the first train order to the last commit
+    seconds: Seconds  # from the first train order to the last commit, by the wall clock
     round_seconds: Seconds  # the rounds' own, summed: without the pause where a run was interrupted
     virtual_seconds: Seconds | None = None  # virtual clock: what the rounds would have taken, summed
     late: int = 0  # updates that deadline or over-sampling cut, all rounds
@@ -120,7 +120,8 @@ def result_of(
     if not rounds:
         why = f": {detail.reason}" if detail.reason else ""
         raise InvalidInput(f"run {detail.id} is {detail.state} and has no committed round{why}")
-    last = rounds[-1]
+    last, first_order = rounds[-1], detail.first_order or rounds[0].started
+    round_seconds = sum(record.seconds for record in rounds)
     virtual = [record.virtual_seconds for record in rounds if record.virtual_seconds is not None]
     scored = [record for record in rounds if record.accuracy is not None]
     best = max(scored, key=lambda record: record.accuracy or 0.0, default=None)
@@ -131,8 +132,8 @@ def result_of(
         metrics=last.metrics,
         best_accuracy=best.accuracy if best else None,
         best_round=best.round if best else None,
-        seconds=last.committed - (detail.first_order or rounds[0].started),
-        round_seconds=sum(record.seconds for record in rounds),
+        seconds=max(last.committed - first_order, round_seconds),  # that clock may have been set back
+        round_seconds=round_seconds,
         virtual_seconds=sum(virtual) if virtual else None,
         late=sum(record.late for record in rounds),
         dropped=sum(record.dropped for record in rounds),
@@ -303,8 +304,8 @@ def rounds_csv(rounds: tuple[RoundRecord, ...]) -> str:
 
 
 def _point(link: Path, target: str) -> None:
-    """A symbolic link that is replaced in one step. Where that cannot be (a copy of `runs/` has a folder there)
-    it is said, and no more: the results are there.
+    """A symbolic link that is replaced in one step; where that cannot be, as where a copy of `runs/` has a
+    folder there, it is said: the results are there all the same.
     """
     draft = link.with_name(f".{link.name}.{os.getpid()}")
     try:

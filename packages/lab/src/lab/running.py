@@ -12,7 +12,7 @@ import typer
 from rich.text import Text
 from roundtable import experiment as experiments
 from roundtable.errors import InvalidSetting
-from roundtable.messages import CreateRun
+from roundtable.messages import CreateRun, RunDetail
 
 from lab import stdout
 from lab.api import checked_url
@@ -172,7 +172,7 @@ def _interrupted(session: Session) -> list[str]:
         return [
             f"no longer watching: run {session.run} goes on there",
             f"  stop it:     {command()} stop {session.run}{session.place.options}",
-            f"  look at it:  {command()} status --url {session.place.url}",
+            f"  look at it:  {command()} status{session.place.options}",
         ]
     return [
         "interrupted: everything has been stopped, nothing accepted is lost; to go on:",
@@ -224,7 +224,7 @@ def _tell(session: Session, outcome: Outcome) -> None:
     if outcome.folder is not None:
         out.print(f" report  {outcome.folder / 'report.html'}", soft_wrap=True)
     if detail.state == "finished":
-        _suggest(detail.name, session)
+        _suggest(detail, session)
     else:
         out.print(f" go on   {command()} resume {detail.id}{session.options}", soft_wrap=True)
     out.print()
@@ -235,11 +235,12 @@ def _about(result: Result) -> str:
     return "" if started is None else f"  (start-up {seconds(started)})"
 
 
-def _suggest(name: str, session: Session) -> None:
-    out.print(f" next    {command()} verify latest{session.place.options}", soft_wrap=True)
-    out.print(f"         {command()} export latest model.keras{session.place.working}", soft_wrap=True)
-    if name == "demo":
+def _suggest(detail: RunDetail, session: Session) -> None:
+    """By its id: a run that is shown again, or of a lab that others use, need not be the latest."""
+    out.print(f" next    {command()} verify {detail.id}{session.place.options}", soft_wrap=True)
+    out.print(f"         {command()} export {detail.id} model.keras{session.place.working}", soft_wrap=True)
+    if detail.name == "demo" and detail.experiment.partition.kind == "iid":
         line = ' or      kind = "dirichlet", alpha = 0.1 in experiments/demo.toml; then make demo again'
     else:
-        line = f"         {command()} replay latest{session.options}"
+        line = f"         {command()} replay {detail.id}{session.options}"
     out.print(line, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -25,6 +26,13 @@ def deferred() -> Iterator[None]:
         yield
     if came:
         raise KeyboardInterrupt
+
+
+@contextmanager
+def final() -> Iterator[None]:
+    """While nothing has been started yet: an interrupt ends the process at once."""
+    with _handled(lambda *_: os._exit(130)):
+        yield
 
 
 @contextmanager

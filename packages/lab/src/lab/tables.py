@@ -22,10 +22,10 @@ _CLIENTS = 40  # shown one by one
 
 def runs(views: Sequence[RunView], live: bool = True) -> Table:
     """`live`: a lab is up, so that unfinished runs go on; otherwise they were interrupted."""
-    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
-    table.add_column("run", no_wrap=True)
-    table.add_column("state")
-    table.add_column("rounds", justify="right")
+    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, collapse_padding=True)
+    table.add_column("run", overflow="fold")  # alone, where the terminal is narrow: its name is the longest
+    table.add_column("state", no_wrap=True)
+    table.add_column("rounds", justify="right", no_wrap=True)
     table.add_column("accuracy", justify="right", no_wrap=True)
     table.add_column("created", no_wrap=True)
     for view in views:
@@ -101,7 +101,7 @@ def span(sizes: Iterable[int]) -> str:
 def forecast(expected: Forecast, clock: str) -> RenderableType:
     """What a round costs each kind of machine, and what the rounds come to."""
     table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
-    table.add_column("  machine", no_wrap=True)
+    table.add_column("  machine", overflow="fold")
     for name in ("clients", "download", "compute", "upload", "a round"):
         table.add_column(name, justify="right", no_wrap=True)
     for cost in expected.costs:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from roundtable.errors import CorruptStore, RoundtableError
+from roundtable.errors import CorruptStore, NotPossible, RoundtableError
 from roundtable.ledger import LedgerEntry, check_chain
 from roundtable.messages import RunView
 from roundtable.types import RunId, Seconds
@@ -19,6 +19,7 @@ from lab.native import Folders
 from lab.progress import counted
 
 TIME_LIMIT: Seconds = 3600.0  # recomputing every fold of a long run takes its time
+NOTHING_TO_VERIFY = 2  # how the aggregator's own check ends where nothing is committed yet
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,9 @@ class Verdict:
 
 
 def of_ledger(run: RunView, entries: Any) -> Verdict:
-    """The chain, against the head that the aggregator gives out."""
+    """The chain, against the head that the aggregator gives out. Raises NotPossible where neither is yet."""
+    if not entries and run.head is None:
+        raise NotPossible(f"run {run.id} ({run.state}) has no committed round: nothing to verify")
     try:
         head = check_chain(
             [LedgerEntry.model_validate_json(json.dumps(entry)) for entry in entries], run.head
@@ -49,7 +52,8 @@ def of_ledger(run: RunView, entries: Any) -> Verdict:
 
 
 def of_files(run: RunId, folders: Folders) -> Verdict:
-    """Everything, in a process of the aggregator's. Raises RoundtableError when it cannot even begin.
+    """Everything, in a process of the aggregator's. Raises NotPossible for a run without a committed round,
+    RoundtableError when it cannot even begin.
 
     The head that a finished run's result.json names is held against the ledger: a chain alone
     cannot show that all of it was rewritten.
@@ -60,11 +64,13 @@ def of_files(run: RunId, folders: Folders) -> Verdict:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT, check=False)
     except subprocess.TimeoutExpired:
         raise RoundtableError(f"{run} cannot be verified within {TIME_LIMIT:.0f} s") from None
+    lines = done.stderr.strip().splitlines() or ["no reason"]
+    if done.returncode == NOTHING_TO_VERIFY:
+        raise NotPossible(lines[-1])
     try:
         body = json.loads(done.stdout)
     except ValueError:
-        lines = done.stderr.strip().splitlines()
-        raise RoundtableError(f"{run} cannot be verified: {lines[-1] if lines else 'no reason'}") from None
+        raise RoundtableError(f"{run} cannot be verified: {lines[-1]}") from None
     return Verdict(bool(body["holds"]), tuple(_words(body)), body)
 
 

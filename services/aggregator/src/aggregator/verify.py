@@ -5,7 +5,7 @@ content hash, and folds each round again whose updates and starting point were k
 Scores (accuracy, loss, metrics) are no part of the ledger: they are added up again from the evaluations in
 the store, which nothing else vouches for. Reads only (what it folds goes to a temporary folder), so it may
 run beside the aggregator. Exit code 0: everything holds; 1: something does not, and the report says what,
-and what to do.
+and what to do; 2: nothing is committed yet, which is one line on stderr.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from roundtable.codec import Wire
-from roundtable.errors import CorruptStore, RoundtableError
+from roundtable.errors import CorruptStore, NotPossible, RoundtableError
 from roundtable.ledger import LedgerEntry, check_chain, entry_hash, read_entry
 from roundtable.messages import Initialized
 from roundtable.types import ClientId, Digest, RunId
@@ -61,7 +61,10 @@ class Report:
 def verify(
     state_dir: Path, run: RunId, *, spool_dir: Path | None = None, head: Digest | None = None
 ) -> Report:
-    """`head` is what somebody else was told the ledger ends in (result.json, a worker), where known."""
+    """`head` is what somebody else was told the ledger ends in (result.json, a worker), where known.
+
+    Raises NotPossible for a run without a committed round: it has nothing to verify.
+    """
     report = Report(run)
     try:
         store = read_store(state_dir / FILE)
@@ -69,6 +72,8 @@ def verify(
             _Look(store, RunFiles(state_dir, run, spool_dir=spool_dir), report).at_everything(head)
         finally:
             store.close()
+    except NotPossible:
+        raise
     except RoundtableError as error:
         report.problems.append(str(error))
     return report
@@ -92,11 +97,11 @@ class _Look:
         ] = {}  # of rounds whose updates are all there and whole
 
     def at_everything(self, head: Digest | None) -> None:
-        known = self._row.initialized
+        known, state = self._row.initialized, self._row.state
+        if not self._commits and state != "finished" and head is None:
+            raise NotPossible(f"run {self._row.id} ({state}) has no committed round: nothing to verify")
         if not self._commits or known is None:
-            self._report.problems.append(
-                f"run {self._row.id} has no committed weights yet: nothing to verify"
-            )
+            self._fault(f"the run is {state}, but its weights are not in the store: start the run anew")
             return
         entries = self._chain(head)
         if entries:
@@ -302,7 +307,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     options = parser.parse_args(arguments)
     allow_files()
-    report = verify(options.state_dir, options.run, spool_dir=options.spool_dir, head=options.head)
+    try:
+        report = verify(options.state_dir, options.run, spool_dir=options.spool_dir, head=options.head)
+    except NotPossible as error:
+        print(error, file=sys.stderr)
+        return 2
     print(json.dumps({**asdict(report), "holds": report.holds}, indent=2) if options.json else _text(report))
     return 0 if report.holds else 1
 

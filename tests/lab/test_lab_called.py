@@ -33,7 +33,7 @@ def suggested(*words: str | Path, folder: Path, path: str) -> str:
         text=True,
         timeout=60,
     )
-    found = re.search(r"`(.+) run experiments/demo.toml`", done.stderr)
+    found = re.search(r"`(.+) run experiments/demo.toml --runs-dir none`", done.stderr)
     assert found, done.stderr
     return found[1]
 

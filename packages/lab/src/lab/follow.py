@@ -23,11 +23,8 @@ PATIENCE: Seconds = 60.0  # without an answer from an aggregator elsewhere
 Told: TypeAlias = Event | RoundtableError | None  # None: the stream has ended
 
 
-def follow(
-    api: Api, run: RunId, progress: Progress, show: Show, native: Native | None = None, options: str = ""
-) -> RunDetail:
-    """Show the run until it has ended; returns all that is known of it then. `options`: of a suggested
-    `lab resume`.
+def follow(api: Api, run: RunId, progress: Progress, show: Show, native: Native | None = None) -> RunDetail:
+    """Show the run until it has ended; returns all that is known of it then.
 
     Raises Unreachable when the aggregator dies or stays silent, RunFailed when every worker of ours has died.
     """
@@ -39,7 +36,7 @@ def follow(
         while True:
             ended = _listen(told, progress)
             if native is not None:
-                _mourn(native, f"`lab resume {run}{options}`", progress, show)
+                _mourn(native, f"`lab resume {run}{progress.options}`", progress, show)
             show.update(progress)
             if ended:
                 detail = api.run(run)

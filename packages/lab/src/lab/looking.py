@@ -148,7 +148,8 @@ def runs(
     as_json: Json = False,
 ) -> int:
     """List the runs, oldest first."""
-    with reach(Place(Folders(runs_dir), url, admin_token_file, ca=ca)) as (api, live):
+    place = Place(Folders(runs_dir), url, admin_token_file, ca=ca)
+    with reach(place) as (api, live):
         views = api.runs()
     if as_json:
         print_json(_plain(views))
@@ -156,7 +157,7 @@ def runs(
         out.print(
             tables.runs(views, live)
             if views
-            else f"no runs yet: start one with `{command()} run experiments/demo.toml`"
+            else f"no runs yet: start one with `{command()} run experiments/demo.toml{place.options}`"
         )
     return Exit.DONE
 
@@ -167,7 +168,7 @@ def stop(
     """Stop a run after its last committed round; `lab resume` goes on with it."""
     place = Place(Folders(runs_dir), url, admin_token_file, ca=ca)
     with reach(place) as (api, _):
-        view = named(api, run)
+        view = named(place, api, run)
         api.stop(view.id)
     out.print(
         f"stopped {view.id} after round {view.round}; "
@@ -195,8 +196,9 @@ def export_model(
     """Write a run's model to a file: for Keras, or as safetensors for anything else."""
     export.check_target(target)
     folders = Folders(runs_dir, tasks_dir, datasets_dir)
-    with reach(Place(folders, url, admin_token_file, ca=ca)) as (api, _):
-        detail = api.run(named(api, run).id)
+    place = Place(folders, url, admin_token_file, ca=ca)
+    with reach(place) as (api, _):
+        detail = api.run(named(place, api, run).id)
         export.export(api, detail.id, detail.experiment, which, target, folders)
     out.print(f"wrote {target}: {which} of {detail.id}", soft_wrap=True)
     return Exit.DONE
@@ -216,7 +218,7 @@ def verify(
     """
     place = Place(Folders(runs_dir), url, admin_token_file, ca=ca)
     with reach(place) as (api, _):
-        view = named(api, run)
+        view = named(place, api, run)
         entries = api.ledger(view.id) if url else None
     found = verification.of_ledger(view, entries) if url else verification.of_files(view.id, place.folders)
     if as_json:
@@ -276,7 +278,7 @@ def _of_the_lab(place: Place, api: Api, run: str) -> Path:
     """The report of the run as it is there now."""
     runs_dir = place.folders.runs
     try:
-        detail = api.run(named(api, run).id)
+        detail = api.run(named(place, api, run).id)
     except Unknown:
         if not _has_results(runs_dir / run):
             raise

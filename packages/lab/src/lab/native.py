@@ -159,13 +159,15 @@ def native(folders: Folders, *, port: int = 0) -> Iterator[Native]:
 def attached(folders: Folders) -> Api | None:
     """The lab that is up on these folders, started by another `lab`; None where there is none.
 
-    Raises Unreachable while it is starting.
+    Raises Unreachable while it is starting, InvalidSetting where they are not to be looked into.
     """
     path = folders.state / "lab.json"
     try:
         file = path.open("r+", encoding="utf-8")
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise _unusable(folders, error) from None
     with file:
         if _try_lock(file):
             return None  # whoever wrote the address is gone
@@ -224,11 +226,7 @@ def _locked(folders: Folders) -> Iterator[IO[str]]:
         folders.state.mkdir(parents=True, exist_ok=True)
         file = (folders.state / "lab.json").open("a+", encoding="utf-8")
     except OSError as error:
-        there = folders.state.is_dir()  # the runs that are meant are in it, and looking at them writes, too
-        mend = (
-            "copy it to where it can be written to, and name the copy" if there else "choose another folder"
-        )
-        raise InvalidSetting(f"{folders.runs}: {error.strerror}: {mend} with --runs-dir") from None
+        raise _unusable(folders, error) from None
     with file:
         if not _try_lock(file):
             raise NotPossible(
@@ -239,6 +237,12 @@ def _locked(folders: Folders) -> Iterator[IO[str]]:
             yield file
         finally:
             file.truncate(0)
+
+
+def _unusable(folders: Folders, error: OSError) -> InvalidSetting:
+    there = folders.state.is_dir()  # the runs that are meant are in it, and looking at them writes, too
+    mend = "copy it to where it can be written to, and name the copy" if there else "choose another folder"
+    return InvalidSetting(f"{folders.runs}: {error.strerror}: {mend} with --runs-dir")
 
 
 def _try_lock(file: IO[str]) -> bool:

@@ -70,7 +70,8 @@ def reach(place: Place) -> Iterator[tuple[Api, bool]]:
             yield api, True
     elif not place.folders.state.is_dir():
         raise Unknown(
-            f"there are no runs in {place.folders.runs}/ yet: start one with `lab run experiments/demo.toml`"
+            f"there are no runs in {place.folders.runs}/ yet: "
+            f"start one with `lab run experiments/demo.toml{place.working}`"
         )
     else:
         with native(place.folders, port=place.port) as lab, lab.api() as api:
@@ -82,12 +83,14 @@ def present(place: Place) -> Iterator[Api]:
     """A lab that is up. Raises Unreachable where there is none."""
     found = place.remote() if place.url is not None else attached(place.folders)
     if found is None:
-        raise Unreachable(f"no lab is up on {place.folders.runs}/: start one with `lab run`, or give --url")
+        raise Unreachable(
+            f"no lab is up on {place.folders.runs}/: start one with `lab run{place.working}`, or give --url"
+        )
     with found as api:
         yield api
 
 
-def named(api: Api, run: str) -> RunView:
+def named(place: Place, api: Api, run: str) -> RunView:
     """The run with this id, or the only one whose id begins so; "latest" is the last one. Raises Unknown."""
     runs = api.runs()
     if run == "latest" and runs:
@@ -97,4 +100,4 @@ def named(api: Api, run: str) -> RunView:
         return found[0]
     if found:
         raise Unknown(f"{run} could be {', '.join(view.id for view in found[:5])}: give more of the id")
-    raise Unknown(f"there is no run {run}: `lab runs` lists them")
+    raise Unknown(f"there is no run {run}: `lab runs{place.options}` lists them")

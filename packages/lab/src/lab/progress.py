@@ -17,6 +17,7 @@ _RECENT = 5  # rounds that the time left is estimated from
 class Progress:
     experiment: Experiment
     launched: tuple[str, ...] = ()  # node names of the workers that this lab started
+    options: str = ""  # of a suggested `lab resume`
     run: RunView | None = None
     rounds: dict[int, RoundRecord] = field(default_factory=dict)
     workers: tuple[WorkerView, ...] = ()
@@ -85,7 +86,9 @@ class Progress:
         if self.run is None:
             return "starting the aggregator" if self.launched else "asking for the run"
         if self.run.state in ("queued", "paused"):
-            return f"{self.run.state}: {self.run.reason or 'another run is active'}"
+            resume = f"`lab resume {self.run.id}"  # as the aggregator says it, which knows no options
+            reason = (self.run.reason or "another run is active").replace(resume, resume + self.options)
+            return f"{self.run.state}: {reason}"
         if self.run.state == "waiting":
             # "No worker is there" is what was told last before the first came: no news while they start.
             if self.launched and starting + present > 0 and not (present and self.told_since):

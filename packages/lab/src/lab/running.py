@@ -45,7 +45,7 @@ from lab.place import Place, named, reach
 from lab.progress import counted
 from lab.report import seconds
 from lab.results import Result
-from lab.session import Outcome, Session, ledger_cohorts
+from lab.session import Outcome, Session, ledger_cohorts, wake
 
 
 def run(
@@ -89,8 +89,14 @@ def resume(
     as_json: Json = False,
     no_live: NoLive = False,
 ) -> int:
-    """Go on with a run that was interrupted or stopped, or has failed."""
+    """Go on with a run that was interrupted or stopped, or has failed; or is paused, where it is watched."""
     place = Place(Folders(runs_dir, tasks_dir, datasets_dir), url, admin_token_file, port, ca=ca)
+    if (woken := wake(place, run)) is not None:
+        if as_json:
+            print_json({"run": woken, "state": "running"})
+        else:
+            out.print(f"run {woken} goes on in the terminal where it was paused", soft_wrap=True)
+        return Exit.DONE
     session = _session(place, workers, nodes_dir, as_json, no_live)
     return _conduct(session, lambda: session.resume(run), as_json)
 
@@ -113,7 +119,7 @@ def replay(
     place = Place(Folders(runs_dir, tasks_dir, datasets_dir), url, admin_token_file, port, ca=ca)
     session = _session(place, workers, nodes_dir, as_json, no_live)
     with reach(place) as (api, _):
-        original = api.run(named(api, run).id)
+        original = api.run(named(place, api, run).id)
         participants = ledger_cohorts(api.ledger(original.id))
     request = CreateRun(experiment=original.experiment, again=True, participants=participants)
     return _conduct(session, lambda: session.submit(request, original), as_json)

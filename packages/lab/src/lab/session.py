@@ -103,14 +103,16 @@ class Session:
 
     def resume(self, run: str) -> Outcome:
         """Go on with a run that was stopped, interrupted or failed. Raises NotPossible for a finished one."""
-        if self.place.url is None and attached(self.place.folders) is not None:
-            raise NotPossible(
-                f"a lab is using {self.place.folders.runs}/: wait for it (`lab status` shows it)"
-            )
         with reach(self.place) as (api, _):
-            detail = api.run(named(api, run).id)
+            detail = api.run(named(self.place, api, run).id)
         if detail.state == "finished":
-            raise NotPossible(f"run {detail.id} has finished: `lab run … --again` starts anew")
+            written = results.current(self.place.folders.runs / detail.id, detail) is not None
+            mend = (
+                "`lab run … --again` starts anew"
+                if written
+                else f"`lab report {detail.id}{self.place.working}` writes its results"
+            )
+            raise NotPossible(f"run {detail.id} has finished: {mend}")
         self._check(detail.experiment)
         progress = self._begin(detail.experiment)
         with self._lab() as (api, lab):
@@ -124,7 +126,7 @@ class Session:
 
     def _begin(self, experiment: Experiment) -> Progress:
         launched = tuple(node.name for node in self.nodes)
-        progress = Progress(experiment, launched)
+        progress = Progress(experiment, launched, self.options)
         self.show.begin(experiment)
         self.show.update(progress)
         return progress
@@ -147,7 +149,7 @@ class Session:
             self.children = (lab.aggregator, *lab.workers)
         else:
             self.show.say(f"watch it at {api.url}/")
-        detail = follow(api, run, progress, self.show, lab, self.options)
+        detail = follow(api, run, progress, self.show, lab)
         self.ended = True
         self.present = tuple(api.workers())
         if lab is not None:
@@ -203,6 +205,22 @@ class Session:
         folder = _write(self.place, result, self.weights, self.show.say, logs)
         differs, verdict = compare(original, detail) if original else (False, "")
         return Outcome(detail, folder, result, differs, verdict)
+
+
+def wake(place: Place, run: str) -> RunId | None:
+    """A run that is paused in a lab that is up here goes on there. None where none is up; raises NotPossible
+    for other runs of it."""
+    found = attached(place.folders) if place.url is None else None
+    if found is None:
+        return None
+    with found as api:
+        view = named(place, api, run)
+        if view.state != "paused":
+            raise NotPossible(
+                f"a lab is using {place.folders.runs}/: wait for it (`lab status{place.options}` shows it)"
+            )
+        api.resume(view.id)
+    return view.id
 
 
 def record(place: Place, detail: RunDetail, workers: tuple[WorkerView, ...], api: Api) -> Path:

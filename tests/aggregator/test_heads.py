@@ -14,7 +14,7 @@ import uvicorn
 from aggregator import heads, receive
 
 WISH = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n"
-SLOW = 0.6  # seconds
+SLOW = 1.5  # seconds
 
 
 async def _app(scope: Any, receive: Any, send: Any) -> None:
@@ -93,9 +93,16 @@ def test_a_request_that_does_not_come_to_its_end_is_cut_off(
 def test_neither_a_slow_upload_nor_a_slow_answer_is_cut_off(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heads, "PATIENCE", 0.3)
+    monkeypatch.setattr(heads, "PATIENCE", 1.0)
     for length in (900, 90_000):
         pieces = [_head("PUT", "/", length)[:9], _head("PUT", "/", length)[9:], *[bytes(length // 3)] * 3]
         last = b"GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-        said, _ = _until_closed(port, *pieces, last, pause=0.2)
+        said, _ = _until_closed(port, *pieces, last, pause=0.4)
         assert b"PUT %d 0;" % length in said and said.endswith(b"GET 0 0;")
+
+
+def test_stray_bytes_do_not_cut_an_answer_off(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads, "PATIENCE", 0.3)
+    last = b"GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    said, _ = _until_closed(port, last, b"\r\n")
+    assert said.endswith(b"GET 0 0;")

@@ -33,7 +33,7 @@ async def test_the_run_fails_with_what_is_gone_and_the_next_begins(open_lab, mak
         detail = await lab.ended(run)
         spool = tmp_path / "state" / "runs" / run / "spool"
         assert detail["state"] == "failed"
-        assert detail["reason"] == f"{spool} is gone: put it back from a copy, then resume the run"
+        assert detail["reason"] == f"{spool} is gone: put it back if you can, then resume the run"
 
         await lab.http.post(f"/v1/runs/{run}/resume", headers=lab.admin)
         worker.holding.clear()

@@ -109,8 +109,9 @@ async def test_what_a_worker_says_of_itself_can_be_shown_wherever_it_was_cut(ope
         joining = {"Authorization": f"Bearer {worker.join_token}"}
         assert (await lab.http.post("/v1/join", content=again, headers=joining)).status_code == 200
         headers = worker.headers | {"Content-Type": "application/json"}
-        told = pieces('{"doing": "half of \\ud83d", "holding": ["gone.1.1.train.c0.1"]}')
-        assert (await lab.http.post("/v1/poll", content=told, headers=headers)).status_code == 200
+        told = '{"doing": "half of \\ud83d", "holding": ["gone.1.1.train.c0.1"]}'
+        for content in (told.encode(), pieces(told)):
+            assert (await lab.http.post("/v1/poll", content=content, headers=headers)).status_code == 200
         (view,) = (await lab.http.get("/v1/workers")).json()
         assert (view["doing"], view["accelerator"]) == (r"half of \ud83d", r"GPU \ud83d")
         unheard_of = pieces('{"holding": ["\\ud83d"]}')

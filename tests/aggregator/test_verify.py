@@ -170,18 +170,22 @@ def test_a_run_without_a_committed_round_has_nothing_to_verify_and_no_problem(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
 ) -> None:
     DiskRun(tmp_path)
-    assert main([RUN, "--state-dir", str(tmp_path), *options]) == 2
+    assert main([RUN, "--state-dir", str(tmp_path), *options]) == 3
     said = capsys.readouterr()
     assert (said.out, said.err.count("\n")) == ("", 1)
     assert "has no committed round: nothing to verify" in said.err
 
 
-def test_a_run_whose_commits_were_removed_does_not_hold(tmp_path: Path) -> None:
+@pytest.mark.parametrize("known", ["the head", "the first order"])
+def test_a_run_whose_commits_were_removed_does_not_hold(tmp_path: Path, known: str) -> None:
     run = finished(tmp_path)
     head = run.store.last_commit(RUN).entry_hash  # type: ignore[union-attr]
     run.store.close()
     with sqlite3.connect(tmp_path / FILE) as db:
         db.execute("DELETE FROM commits")
+        if known == "the first order":
+            head = None
+            db.execute("UPDATE runs SET first_order = 1.0, state = 'stopped'")
     assert "its weights are not in the store" in verify(tmp_path, RUN, head=head).problems[0]
 
 

@@ -16,7 +16,7 @@ from lab.native import Folders, native
 from lab.place import Place, reach
 from lab.progress import Progress
 from roundtable.experiment import Experiment
-from roundtable.messages import CreateRun, RunDetail
+from roundtable.messages import CreateRun, RunDetail, WorkerView
 
 
 @pytest.fixture
@@ -58,8 +58,8 @@ def test_runs_that_cannot_be_written_to_are_to_be_copied(
 class Lab:
     """As far as `lab resume` asks it."""
 
-    def __init__(self, detail: RunDetail) -> None:
-        self.detail, self.resumed = detail, False
+    def __init__(self, detail: RunDetail, present: tuple[WorkerView, ...] = ()) -> None:
+        self.detail, self.present, self.resumed = detail, present, False
 
     def __enter__(self) -> Lab:
         return self
@@ -73,21 +73,30 @@ class Lab:
         assert run == self.detail.id
         return self.detail
 
+    def workers(self) -> tuple[WorkerView, ...]:
+        return self.present
+
     def resume(self, run: str) -> None:
         assert run == self.detail.id
         self.resumed = True
 
 
-@pytest.mark.parametrize("state", ["paused", "running"])
+@pytest.mark.parametrize(("state", "manned"), [("paused", True), ("paused", False), ("running", True)])
 def test_a_paused_run_is_resumed_from_another_terminal(
-    detail: RunDetail, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], state: str
+    detail: RunDetail,
+    workers: tuple[WorkerView, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    state: str,
+    manned: bool,
 ) -> None:
-    lab = Lab(detail.model_copy(update={"state": state}))
+    lab = Lab(detail.model_copy(update={"state": state}), workers if manned else ())
+    woken = state == "paused" and manned  # without workers a lab is up to be asked alone
     monkeypatch.setattr("lab.session.attached", lambda _: lab)
     code = run_app(["resume", detail.id, "--runs-dir", "elsewhere"])
     told = capsys.readouterr()
-    assert (code, lab.resumed) == ((Exit.DONE, True) if state == "paused" else (Exit.BAD_INPUT, False))
-    if state == "paused":
+    assert (code, lab.resumed) == ((Exit.DONE, True) if woken else (Exit.BAD_INPUT, False))
+    if woken:
         assert f"run {detail.id} goes on in the terminal" in told.out
     else:
         assert "lab status --runs-dir elsewhere` shows it" in told.err

@@ -11,7 +11,7 @@ import pytest
 from lab.export import assigned, export
 from lab.native import Folders
 from roundtable.codec import encode
-from roundtable.errors import InvalidTask
+from roundtable.errors import InvalidSetting, InvalidTask
 from roundtable.experiment import parse
 from roundtable.messages import Plan
 from worker.shelf import Shelf
@@ -136,25 +136,37 @@ def test_an_exported_model_is_the_one_that_was_trained(folder: Path) -> None:
     np.testing.assert_array_equal(model(x), trained._model.predict(trainable, others, [], x, False)[0])
 
 
-@pytest.mark.parametrize("task", ["small:Named", "small:Unsaved"])
-def test_an_export_for_keras_is_whole_or_one_line(folder: Path, task: str) -> None:
+def exported(folder: Path, task: str) -> Path:
     trained = trainer(folder, Shelf(), task)
     weights, _ = trained.initialize()
 
     def download(*asked: Any) -> None:
         asked[-1].write_bytes(b"".join(encode({"weights": weights}).buffers))
 
-    def write() -> None:
-        api: Any = SimpleNamespace(download=download)
-        folders = Folders(runs=folder, tasks=folder, datasets=folder)
-        export(api, "r", trained._experiment, "latest", folder / "model.keras", folders)
+    api: Any = SimpleNamespace(download=download)
+    folders = Folders(runs=folder, tasks=folder, datasets=folder)
+    export(api, "r", trained._experiment, "latest", folder / "model.keras", folders)
+    return folder / "model.keras"
 
-    if task == "small:Named":
-        write()
-        assert (folder / "model.keras").exists()
-    else:
-        with pytest.raises(
-            InvalidTask, match=r"Keras cannot save its model \(export to .safetensors, .*no get_config"
-        ):
-            write()
-        assert not list(folder.glob("*.keras"))
+
+def test_a_layer_may_have_any_name_in_an_export(folder: Path) -> None:
+    assert exported(folder, "small:Named").exists()
+
+
+def test_a_model_that_keras_cannot_save_is_one_line_and_no_file(folder: Path) -> None:
+    with pytest.raises(
+        InvalidTask, match=r"Keras cannot save its model \(export to .safetensors, .*no get_config"
+    ):
+        exported(folder, "small:Unsaved")
+    assert not list(folder.glob("*.keras"))
+
+
+def test_a_full_disk_is_not_laid_to_the_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import keras
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(keras.Model, "save", full)
+    with pytest.raises(InvalidSetting, match=r"model\.keras: No space left on device"):
+        exported(folder, "small:Small")

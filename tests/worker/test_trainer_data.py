@@ -219,6 +219,10 @@ FAULTS = {
         "def metrics(self, y, p):\n        return {'accuracy': p}",
         "metric accuracy has shape .* sum it over the batch's examples",
     ),
+    "a metric's name": (
+        "def metrics(self, y, p):\n        return {'a\\nb': 1.0}",
+        "give it a name of one short line",
+    ),
     "metrics of one name": (
         "def metrics(self, y, p):\n        return {'a': [1.0, 2.0, 3.0], 'a_1': 4.0}",
         "gives a_1 twice, once out of a list",

@@ -64,10 +64,21 @@ def _save_keras(experiment: Experiment, folders: Folders, weights: Weights, targ
     draft = target.with_name(f".{target.stem}.part.keras")
     try:
         with blaming(unfit):
-            model.save(draft)
+            full = _saved(model, draft)
+        if full:
+            raise full
         draft.replace(target)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _saved(model: Any, draft: Path) -> OSError | None:
+    """The disk's fault, which is none of the model's."""
+    try:
+        model.save(draft)
+    except OSError as error:
+        return error
+    return None
 
 
 def assigned(experiment: Experiment, task: Task, weights: Weights) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,8 +12,9 @@ import typer
 from rich.console import Console
 
 _TABLE = 140  # columns of the widest table there can be, of runs; a file or pipe is not to cut it
+_piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
 # What is printed holds paths and texts of a user's.
-out = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _TABLE)
+out = Console(highlight=False, markup=False, width=_TABLE if _piped else None)
 RUNS, TASKS, DATASETS = Path("runs"), Path("tasks"), Path("datasets")
 
 ExperimentFile = Annotated[

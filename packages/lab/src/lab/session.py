@@ -208,14 +208,14 @@ class Session:
 
 
 def wake(place: Place, run: str) -> RunId | None:
-    """A run that is paused in a lab that is up here goes on there. None where none is up; raises NotPossible
-    for other runs of it."""
+    """A run that is paused in a lab that is up here, with its workers, goes on there. None where none is up;
+    raises NotPossible for other runs of it, and where a lab is up to be asked alone."""
     found = attached(place.folders) if place.url is None else None
     if found is None:
         return None
     with found as api:
         view = named(place, api, run)
-        if view.state != "paused":
+        if view.state != "paused" or all(worker.state != "present" for worker in api.workers()):
             raise NotPossible(
                 f"a lab is using {place.folders.runs}/: wait for it (`lab status{place.options}` shows it)"
             )

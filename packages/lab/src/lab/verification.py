@@ -19,7 +19,7 @@ from lab.native import Folders
 from lab.progress import counted
 
 TIME_LIMIT: Seconds = 3600.0  # recomputing every fold of a long run takes its time
-NOTHING_TO_VERIFY = 2  # how the aggregator's own check ends where nothing is committed yet
+NOTHING_TO_VERIFY = 3  # how the aggregator's own check ends where nothing is committed yet
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Verdict:
 
 def of_ledger(run: RunView, entries: Any) -> Verdict:
     """The chain, against the head that the aggregator gives out. Raises NotPossible where neither is yet."""
-    if not entries and run.head is None:
+    if not entries and run.head is None and run.first_order is None:
         raise NotPossible(f"run {run.id} ({run.state}) has no committed round: nothing to verify")
     try:
         head = check_chain(

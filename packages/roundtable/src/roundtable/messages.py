@@ -22,7 +22,7 @@ POLL_SECONDS: Final = 10.0  # how long a poll waits when there is nothing to say
 WORDS: Final = 1000  # characters
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """As it can be stored, sent and shown in a terminal, which half a surrogate pair and an escape cannot."""
     if len(text) <= WORDS and text.isprintable():
         return text
@@ -33,7 +33,7 @@ def _one_line(text: str) -> str:
 
 # Somebody's, a task's for example: whether they have come or are about to be sent.
 Words = Annotated[
-    str, AfterValidator(_one_line), Field(description=f"text, kept as one line of at most {WORDS} characters")
+    str, AfterValidator(one_line), Field(description=f"text, kept as one line of at most {WORDS} characters")
 ]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 SourceHash = Annotated[Hash, Field(description="64 lower-case hexadecimal digits")]  # the ledger has it too

@@ -145,8 +145,9 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
         db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
     elif version != VERSION:
         raise CorruptStore(
-            f"{path} has version {version}, this aggregator writes version {VERSION}: use the aggregator that"
-            " wrote it, or another STATE_DIR"
+            f"{path} has version {version}, this aggregator writes version {VERSION}: look at its runs with"
+            " the code that wrote it, and start anew in another STATE_DIR (lab: --runs-dir; containers:"
+            " `make clean`)"
         )
     found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":

@@ -26,13 +26,13 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 @contextmanager
 def failing_disk_is_storage_full(place: Place) -> Iterator[None]:
     """Turns the system's errors into StorageFull: no space left, or a disk that has become read-only or is
-    gone. All of them can pass; a folder that somebody has removed does not come back: CorruptStore.
+    gone for a while. All of them can pass; that a folder is removed does not: CorruptStore.
     """
     try:
         yield
     except OSError as error:
         if (folder := _removed(error, place)) is not None:
-            raise CorruptStore(f"{folder} is gone: put it back from a copy, then resume the run") from None
+            raise CorruptStore(f"{folder} is gone: put it back if you can, then resume the run") from None
         full = error.errno in _FULL  # quotas and limits, too
         fault = f"no space left for {place}" if full else f"{place} cannot be written ({error.strerror})"
         mend = "free some" if full else "mend that"

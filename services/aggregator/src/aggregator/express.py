@@ -7,6 +7,7 @@ functions, with the same errors; everything else, and whatever is unusual about 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable
 from typing import Final
 
@@ -17,7 +18,7 @@ from roundtable.messages import Poll
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from aggregator.problems import JSON_LIMIT, response_of
+from aggregator.problems import JSON_LIMIT, not_json, response_of
 from aggregator.routes import orders, workers
 from aggregator.routes.access import worker_of
 
@@ -68,7 +69,9 @@ def _endpoint(request: Request) -> Awaitable[Response] | None:
 async def _poll(request: Request) -> Response:
     worker_of(request)  # before anything of the body is looked at
     try:
-        body = Poll.model_validate_json(await request.body())
-    except ValidationError as error:
+        body = Poll.model_validate(json.loads(await request.body()))  # which takes half a surrogate pair
+    except (ValueError, RecursionError) as error:
+        if not isinstance(error, ValidationError):
+            raise not_json(error) from None
         raise RequestValidationError(error.errors(include_url=False)) from None
     return await workers.poll(request, body)

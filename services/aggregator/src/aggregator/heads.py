@@ -16,7 +16,7 @@ from aggregator.problems import MEDIA_TYPE, PLAIN, problem
 from aggregator.receive import new_parser
 
 LIMIT: Final = 64 * 1024
-PATIENCE: Final = 120.0  # seconds from a connection, or from a request's beginning, to the request's end
+PATIENCE: Final = 600.0  # seconds from a connection, or from a request's beginning, to the request's end
 
 
 def bounded(protocol: Any) -> type[HttpToolsProtocol]:
@@ -46,7 +46,9 @@ def bounded(protocol: Any) -> type[HttpToolsProtocol]:
                 self._stop, self._whole, self.parser = None, False, new_parser(self)
                 super().data_received(data)
             uploading = not self._in_head and self.scope["method"] == "PUT"  # it has bounds of its own
-            self._expect(not self._whole and not uploading)
+            cycle = self.cycle  # what comes while an answer is under way is no matter of its reader's
+            answering = cycle is not None and not cycle.more_body and not cycle.response_complete
+            self._expect(not (self._whole or uploading or answering))
             if in_head and self._in_head:
                 self._head += len(data)
                 if self._head > LIMIT and not self.transport.is_closing():

@@ -5,7 +5,7 @@ content hash, and folds each round again whose updates and starting point were k
 Scores (accuracy, loss, metrics) are no part of the ledger: they are added up again from the evaluations in
 the store, which nothing else vouches for. Reads only (what it folds goes to a temporary folder), so it may
 run beside the aggregator. Exit code 0: everything holds; 1: something does not, and the report says what,
-and what to do; 2: nothing is committed yet, which is one line on stderr.
+and what to do; 3: nothing is committed yet, which is one line on stderr.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class _Look:
 
     def at_everything(self, head: Digest | None) -> None:
         known, state = self._row.initialized, self._row.state
-        if not self._commits and state != "finished" and head is None:
+        if not self._commits and self._row.first_order is None and head is None:
             raise NotPossible(f"run {self._row.id} ({state}) has no committed round: nothing to verify")
         if not self._commits or known is None:
             self._fault(f"the run is {state}, but its weights are not in the store: start the run anew")
@@ -311,7 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report = verify(options.state_dir, options.run, spool_dir=options.spool_dir, head=options.head)
     except NotPossible as error:
         print(error, file=sys.stderr)
-        return 2
+        return 3
     print(json.dumps({**asdict(report), "holds": report.holds}, indent=2) if options.json else _text(report))
     return 0 if report.holds else 1
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from roundtable.errors import InvalidTask, NotFinite
-from roundtable.messages import Evaluated
+from roundtable.messages import Evaluated, one_line
 from roundtable.metrics import ratio_names
 from roundtable.tasks import Task
 from roundtable.tasks.loading import blaming
@@ -58,6 +58,8 @@ class Measure:
                     "examples, to a number or a flat list of numbers"
                 )
             sums[name] = total
+            if name != one_line(name):
+                raise InvalidTask(f"task {self._name}: metric {name!r}: give it a name of one short line")
             values += [name] if total.shape.rank == 0 else ratio_names(name, total.shape[0] or 0)
         if twice := {value for value in values if values.count(value) > 1}:
             raise InvalidTask(

@@ -54,11 +54,13 @@ class Model:
                 raise InvalidTask(
                     f"task {name}: weight {variable.path} is {variable.dtype}; every weight must be float32"
                 )
-        if any(layer.compute_dtype == "float16" for layer in self._keras._flatten_layers()):
-            raise InvalidTask(
-                f"task {name}: model() computes in float16, whose small gradients vanish without the scaling "
-                "of losses, which is not done here: take the policy mixed_bfloat16"
-            )
+        for layer in self._keras._flatten_layers():
+            if layer.compute_dtype == "float16":
+                raise InvalidTask(
+                    f"task {name}: layer {layer.name} computes in float16, whose small gradients vanish "
+                    "without the scaling of losses, which is not done here: give it dtype float32 or "
+                    "mixed_bfloat16"
+                )
         if not any(self._trained):
             raise InvalidTask(f"task {name}: its model has nothing to train")
 

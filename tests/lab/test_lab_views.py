@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import subprocess
 import sys
@@ -237,7 +238,10 @@ def test_a_pipe_gets_tables_in_their_natural_width(detail: RunDetail) -> None:
         "import sys; from lab import options, tables; from roundtable.messages import RunDetail;"
         "options.out.print(tables.runs([RunDetail.model_validate_json(sys.argv[1])]))"
     )
-    done = subprocess.run([sys.executable, "-c", script, view], capture_output=True, text=True, timeout=60)
+    alone = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, view], capture_output=True, text=True, timeout=60, env=alone
+    )
     assert f" {LONG}  finished     3/3   80.00 %" in done.stdout, done.stderr
 
 

@@ -230,17 +230,21 @@ async def test_bad_uploads_are_refused_and_the_order_stays(open_lab, make_experi
         assert run
 
 
+async def fail_thrice(worker, tell):
+    client = trains(worker)[0].client
+    for _ in range(3):
+        order = next(order for order in trains(worker) if order.client == client)
+        assert (await tell(order)).status_code == 204
+        del worker.holding[order.id]
+        await worker.poll()
+
+
 async def test_an_order_that_keeps_failing_fails_the_run_with_the_reason(open_lab, make_experiment):
     async with open_lab() as lab:
         worker = await lab.joined()
         run = await initialized(lab, make_experiment(), worker)
-        client = trains(worker)[0].client
-        for _ in range(3):
-            order = next(order for order in trains(worker) if order.client == client)
-            failed = OrderResult(status="failed", detail="out of memory")
-            assert (await worker.report(order, failed)).status_code == 204
-            del worker.holding[order.id]
-            await worker.poll()
+        failed = OrderResult(status="failed", detail="out of memory")
+        await fail_thrice(worker, lambda order: worker.report(order, failed))
         detail = await lab.ended(run)
         assert detail["state"] == "failed" and "out of memory" in detail["reason"]
 
@@ -251,15 +255,12 @@ async def test_a_reason_that_was_cut_in_mid_emoji_or_has_no_end_fails_the_run_al
     async with open_lab() as lab:
         worker = await lab.joined()
         run = await initialized(lab, make_experiment(), worker)
-        client = trains(worker)[0].client
-        for _ in range(3):
-            order = next(order for order in trains(worker) if order.client == client)
-            content = '{"status": "failed", "detail": "out of\\nmemory \\ud83d' + "!" * 500_000 + '"}'
-            headers = worker.headers | {"Content-Type": "application/json"}
-            reply = await lab.http.post(f"/v1/orders/{order.id}/result", content=content, headers=headers)
-            assert reply.status_code == 204
-            del worker.holding[order.id]
-            await worker.poll()
+        content = '{"status": "failed", "detail": "out of\\nmemory \\ud83d' + "!" * 500_000 + '"}'
+        headers = worker.headers | {"Content-Type": "application/json"}
+        await fail_thrice(
+            worker,
+            lambda order: lab.http.post(f"/v1/orders/{order.id}/result", content=content, headers=headers),
+        )
         detail = await lab.ended(run)
         assert detail["state"] == "failed" and r"out of memory \ud83d!" in detail["reason"]
         assert len(detail["reason"]) < 1200

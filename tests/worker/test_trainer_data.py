@@ -195,6 +195,30 @@ def test_the_seed_decides_the_first_weights() -> None:
     assert not np.array_equal(one.arrays[0], other.arrays[0])
 
 
+def test_a_confusion_matrix_is_no_list_of_ratios_and_takes_no_time_to_name(tmp_path: Path) -> None:
+    (tmp_path / "many.py").write_text("""
+import numpy as np
+from roundtable.tasks import Data, Task
+
+class Many(Task):
+    def model(self):
+        import keras
+        return keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    def loss(self):
+        import keras
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    def metrics(self, y, p):
+        import tensorflow as tf
+        return {"confusion": tf.zeros([400 * 400]), "confusion_0": tf.constant(2.0)}
+    def load(self, data_dir):
+        x, y = np.ones((4, 2), "float32"), np.zeros(4, "int64")
+        return Data(x, y, x, y)
+""")
+    ours = trainer(tmp_path, task="many:Many", clients={"count": 1})  # minutes, were it quadratic
+    weights, _ = ours.initialize()
+    assert ours.evaluate(weights, None, None).sums["confusion_0"] == 2.0
+
+
 MODEL = "def model(self):\n        import keras\n        return keras.Sequential("
 FAULTS = {
     "model": ("def model(self): return 3", "model\\(\\) must give a built Keras model"),

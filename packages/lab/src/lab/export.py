@@ -63,22 +63,11 @@ def _save_keras(experiment: Experiment, folders: Folders, weights: Weights, targ
     unfit = f"task {experiment.task}: Keras cannot save its model (export to .safetensors, or mend it)"
     draft = target.with_name(f".{target.stem}.part.keras")
     try:
-        with blaming(unfit):
-            full = _saved(model, draft)
-        if full:
-            raise full
+        with blaming(unfit, but=(OSError,)):  # the disk's
+            model.save(draft)
         draft.replace(target)
     finally:
         draft.unlink(missing_ok=True)
-
-
-def _saved(model: Any, draft: Path) -> OSError | None:
-    """The disk's fault, which is none of the model's."""
-    try:
-        model.save(draft)
-    except OSError as error:
-        return error
-    return None
 
 
 def assigned(experiment: Experiment, task: Task, weights: Weights) -> Any:

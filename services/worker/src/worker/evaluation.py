@@ -7,13 +7,14 @@ same bits whoever computes them.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from roundtable.errors import InvalidTask, NotFinite
 from roundtable.messages import Evaluated, one_line
-from roundtable.metrics import ratio_names
+from roundtable.metrics import CONFUSION, ratio_names
 from roundtable.tasks import Task
 from roundtable.tasks.loading import blaming
 from roundtable.types import Array, Float32
@@ -60,8 +61,11 @@ class Measure:
             sums[name] = total
             if name != one_line(name):
                 raise InvalidTask(f"task {self._name}: metric {name!r}: give it a name of one short line")
-            values += [name] if total.shape.rank == 0 else ratio_names(name, total.shape[0] or 0)
-        if twice := {value for value in values if values.count(value) > 1}:
+            if total.shape.rank == 0:
+                values.append(name)
+            elif name != CONFUSION:
+                values += ratio_names(name, total.shape[0] or 0)
+        if twice := {value for value, times in Counter(values).items() if times > 1}:
             raise InvalidTask(
                 f"task {self._name}: metrics() gives {', '.join(sorted(twice))} twice, once out of a list: "
                 "give one of them another name"

@@ -145,13 +145,15 @@ def source_hash(source: bytes, options: Mapping[str, Option]) -> Digest:
 
 
 @contextmanager
-def blaming(what: str) -> Iterator[None]:
+def blaming(what: str, *, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Whatever the code of a task raises, sys.exit() too, becomes InvalidTask: one line with the error and
-    where in the file it arose.
+    where in the file it arose. `but`: what is none of the task's.
     """
     try:
         yield
     except RoundtableError:
+        raise
+    except but:
         raise
     except (Exception, SystemExit) as error:
         raise InvalidTask(f"{what}: {_line(error)}") from error
